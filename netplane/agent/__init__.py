@@ -1,0 +1,1 @@
+"""Keeps a node true: sources, the one loop, repair, health, metrics."""

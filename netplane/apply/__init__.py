@@ -1,0 +1,1 @@
+"""Writes to a kernel: restore and nft transactions, namespaces, conntrack, sysctl."""

@@ -1,0 +1,1 @@
+"""Drives: one file per command."""

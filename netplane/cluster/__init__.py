@@ -1,0 +1,1 @@
+"""Serves: a small control plane that speaks the Kubernetes API."""

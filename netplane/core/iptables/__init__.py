@@ -1,0 +1,1 @@
+"""Plan to canonical iptables chains; parse of iptables-save; diff by chain."""

@@ -1,0 +1,103 @@
+"""The exception tree: each class says whose fault it was, and its message what to do next.
+
+    NetplaneError                  abstract; never raised itself
+    ├── UsageError                 the command line or the configuration; exit status 2
+    ├── InputError                 the cluster or the user sent it
+    │   ├── MalformedError         violates the API or is not parseable at all
+    │   └── UnsupportedError       valid, but not by us
+    ├── WireError                  bytes that are not netlink: offset, expectation
+    └── ApplyError                 the kernel or its tools; ``retryable`` is a class attribute
+        ├── ToolError              a program is absent, too old, or answered something unexpected
+        ├── PrivilegeError         EPERM
+        ├── ConflictError          somebody else (kube-proxy) programs the same rules
+        ├── BusyError (retry)      the xtables lock, ENOBUFS
+        ├── StaleError (retry)     the generation moved; observe again
+        └── RefusedError           the kernel refused an operation: errno, its words, the line or object
+
+A fault in *one* object is data (``netplane.core.model.problem.Problem``), never an exception:
+exceptions mean that the whole operation failed. Foreign errors (``OSError``, a tool's exit status)
+are translated once, at the edge. Nothing is classified by the text of a message.
+"""
+
+from __future__ import annotations
+
+
+class NetplaneError(Exception):
+    """The root of everything netplane raises on purpose; abstract, never raised itself."""
+
+    exit_status = 1
+    retryable = False
+
+
+class UsageError(NetplaneError):
+    """The command line, an environment variable or the configuration file is wrong."""
+
+    exit_status = 2
+
+
+class InputError(NetplaneError):
+    """What the cluster or the user sent cannot be used as a whole; nothing was written."""
+
+
+class MalformedError(InputError):
+    """Violates the API, or is not parseable at all: truncated, duplicate keys, too deep."""
+
+
+class UnsupportedError(InputError):
+    """Valid, but not something netplane supports."""
+
+
+class WireError(NetplaneError):
+    """Bytes that are not the netlink we expect.
+
+    Attributes:
+        offset: Where in the buffer it went wrong, in bytes.
+    """
+
+    def __init__(self, message: str, offset: int = 0) -> None:
+        super().__init__(f"{message} (at byte {offset})")
+        self.offset = offset
+
+
+class ApplyError(NetplaneError):
+    """The kernel or one of its tools did not do what was asked."""
+
+
+class ToolError(ApplyError):
+    """A program (nft, iptables-restore) is absent, too old, or answered something unexpected."""
+
+
+class PrivilegeError(ApplyError):
+    """EPERM: CAP_NET_ADMIN is missing in the namespace acted on."""
+
+
+class ConflictError(ApplyError):
+    """Somebody else, a kube-proxy, programs the same rules."""
+
+
+class BusyError(ApplyError):
+    """The xtables lock is held, or the kernel ran out of buffers for a moment; try again."""
+
+    retryable = True
+
+
+class StaleError(ApplyError):
+    """Another process committed between our observe and our commit; observe again."""
+
+    retryable = True
+
+
+class RefusedError(ApplyError):
+    """The kernel refused an operation.
+
+    Attributes:
+        errno: The kernel's error number, 0 where a tool did not pass it on.
+        line: The line of the tool's input it complained of (1-based), 0 where unknown.
+        written: What had been committed before the refusal, for the reader at 3 a.m.
+    """
+
+    def __init__(self, message: str, *, errno: int = 0, line: int = 0, written: str = "") -> None:
+        super().__init__(message)
+        self.errno = errno
+        self.line = line
+        self.written = written

@@ -1,0 +1,1 @@
+"""Proves: nodes, pods and clients as network namespaces."""
