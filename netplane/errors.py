@@ -12,7 +12,7 @@
         ├── ConflictError          somebody else (kube-proxy) programs the same rules
         ├── BusyError (retry)      the xtables lock, ENOBUFS
         ├── StaleError (retry)     the generation moved; observe again
-        └── RefusedError           the kernel refused an operation: errno, its words, the line or object
+        └── RefusedError           the kernel refused an operation: errno, its words, the line
 
 A fault in *one* object is data (``netplane.core.model.problem.Problem``), never an exception:
 exceptions mean that the whole operation failed. Foreign errors (``OSError``, a tool's exit status)

@@ -1,0 +1,1 @@
+"""The node's configuration: KubeProxyConfiguration, flags, environment, with each value's origin."""
