@@ -1,0 +1,178 @@
+"""Snapshot to plan: for every Service, what traffic to it should do on this node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from netplane.core.model.address import Family, contains, family_of, of_family
+from netplane.core.model.service import EndpointSlice, Protocol, Service, ServicePort
+from netplane.core.model.snapshot import Snapshot
+from netplane.core.plan.claims import Claim, settle
+from netplane.core.plan.node import FamilyView, NodeView
+from netplane.core.plan.plan import FamilyPlan, HealthCheck, Plan
+from netplane.core.plan.port import Backend, PortPlan
+from netplane.core.plan.select import Gathered, Position, gather, in_order, select
+
+_NO_CLAIMS: frozenset[Claim] = frozenset()
+
+
+def build_plan(snapshot: Snapshot, node: NodeView) -> Plan:
+    """Plan every Service of the snapshot for this node; faults end up in ``Plan.problems``."""
+    lost, collisions = settle(snapshot.services)
+    position = Position(node.name, node.zone)
+    ports: dict[Family, list[PortPlan]] = {view.family: [] for view in node.families}
+    checks: list[HealthCheck] = []
+    for name in sorted(snapshot.services):
+        service = snapshot.services[name]
+        slices = snapshot.slices.get(name, ())
+        gone = lost.get(name, _NO_CLAIMS)
+        for view in node.families:
+            ports[view.family].extend(plan_service(service, slices, view, position, gone))
+        check = health_check(service, slices, position, gone)
+        if check is not None:
+            checks.append(check)
+    return Plan(
+        node=node,
+        families=tuple(
+            FamilyPlan(view=view, ports=tuple(ports[view.family])) for view in node.families
+        ),
+        health_checks=tuple(sorted(checks)),
+        problems=tuple(sorted({*snapshot.problems, *collisions})),
+    )
+
+
+def plan_service(
+    service: Service,
+    slices: Iterable[EndpointSlice],
+    view: FamilyView,
+    position: Position,
+    lost: frozenset[Claim] = _NO_CLAIMS,
+) -> list[PortPlan]:
+    """Plan one Service in one family, its ports sorted by name and protocol.
+
+    Args:
+        service: The Service.
+        slices: Its slices, of any family.
+        view: What the node is in this family.
+        position: Where the node stands.
+        lost: Claims that belong to an older Service.
+    """
+    cluster_ip = next(iter(of_family(service.cluster_ips, view.family)), "")
+    if not cluster_ip:
+        return []
+    gathered = gather(slices, view.family)
+    ports = service.ports
+    if len(ports) > 1:
+        ports = tuple(sorted(ports, key=lambda port: (port.name, port.protocol.text)))
+    plans = []
+    for port in ports:
+        endpoints = gathered.get((port.name, port.protocol), {})
+        plan = _plan_port(service, port, cluster_ip, endpoints, view, position, lost)
+        if plan.cluster_ip or plan.externally_accessible:
+            plans.append(plan)
+    return plans
+
+
+def _plan_port(  # noqa: PLR0913, PLR0917 (one call site, and each argument is a fact of its own)
+    service: Service,
+    port: ServicePort,
+    cluster_ip: str,
+    endpoints: Gathered,
+    view: FamilyView,
+    position: Position,
+    lost: frozenset[Claim],
+) -> PortPlan:
+    """Plan one service port: its frontends in this family, then the backends they need."""
+    balancer_ips, external_ips, node_port = _external_frontends(service, port, cluster_ip, view)
+    if lost:
+        protocol, number = port.protocol, port.port
+        balancer_ips = tuple(a for a in balancer_ips if (a, protocol, number) not in lost)
+        external_ips = tuple(a for a in external_ips if (a, protocol, number) not in lost)
+        cluster_ip = "" if (cluster_ip, protocol, number) in lost else cluster_ip
+        node_port = 0 if ("", protocol, node_port) in lost else node_port
+    external = bool(balancer_ips or external_ips or node_port)
+    selection = select(
+        endpoints,
+        position,
+        wants_cluster=not service.internal_local or external,
+        wants_local=service.internal_local or (service.external_local and external),
+    )
+    ranges = of_family(service.source_ranges, view.family) if service.source_ranges else ()
+    check_port = service.health_check_node_port
+    return PortPlan(
+        service=service.key,
+        port_name=port.name,
+        protocol=port.protocol,
+        family=view.family,
+        cluster_ip=cluster_ip,
+        port=port.port,
+        external_ips=external_ips,
+        load_balancer_ips=balancer_ips,
+        node_port=node_port,
+        internal_local=service.internal_local,
+        external_local=service.external_local,
+        cluster=selection.cluster,
+        local=selection.local,
+        here=selection.here,
+        has_endpoints=selection.has_endpoints,
+        serving=_serving(endpoints) if port.protocol is Protocol.UDP else (),
+        source_ranges=ranges if balancer_ips else (),
+        vips_may_enter=bool(
+            view.node_ip and any(contains(network, view.node_ip) for network in ranges)
+        ),
+        affinity_seconds=service.affinity_seconds,
+        health_check_node_port=0 if ("", Protocol.TCP, check_port) in lost else check_port,
+    )
+
+
+def _external_frontends(
+    service: Service, port: ServicePort, cluster_ip: str, view: FamilyView
+) -> tuple[tuple[str, ...], tuple[str, ...], int]:
+    """The load balancer addresses, external addresses and NodePort of one port in one family.
+
+    An address given twice is served once: as ClusterIP before load balancer before external.
+    """
+    balancer_ips: tuple[str, ...] = ()
+    external_ips: tuple[str, ...] = ()
+    if service.load_balancer_ips:
+        found = of_family(service.load_balancer_ips, view.family)
+        balancer_ips = tuple(a for a in dict.fromkeys(found) if a != cluster_ip)
+    if service.external_ips:
+        found = of_family(service.external_ips, view.family)
+        taken = {cluster_ip, *balancer_ips}
+        external_ips = tuple(a for a in dict.fromkeys(found) if a not in taken)
+    return balancer_ips, external_ips, port.node_port
+
+
+def _serving(endpoints: Gathered) -> tuple[Backend, ...]:
+    """Every endpoint a flow may live on, whatever the policies.
+
+    Ready ones count as serving: a published, terminating pod is ready and takes new flows.
+    """
+    return in_order([b for b, e in endpoints.items() if e.serving or e.ready])
+
+
+def health_check(
+    service: Service,
+    slices: Iterable[EndpointSlice],
+    position: Position,
+    lost: frozenset[Claim] = _NO_CLAIMS,
+) -> HealthCheck | None:
+    """What the Service's health check node port answers, or None where it has none.
+
+    Counts distinct addresses of ready endpoints on this node over all ports, in the Service's
+    first family (a dual-stack pod would count twice otherwise); reference 3.6.
+    """
+    number = service.health_check_node_port
+    if not number or ("", Protocol.TCP, number) in lost:
+        return None
+    gathered = gather(slices, family_of(service.cluster_ips[0]))
+    wanted = {(port.name, port.protocol) for port in service.ports}
+    addresses = {
+        backend.address
+        for key, endpoints in gathered.items()
+        if key in wanted
+        for backend, endpoint in endpoints.items()
+        if endpoint.ready and endpoint.node == position.node
+    }
+    return HealthCheck(number, service.key, len(addresses))
