@@ -1,1 +1,0 @@
-"""The node's configuration: KubeProxyConfiguration, flags, environment, with each value's origin."""
