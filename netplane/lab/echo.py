@@ -19,12 +19,11 @@ class Echo(ThreadingHTTPServer):
 class _Answer(BaseHTTPRequestHandler):
     """Answers every GET with one line; logs nothing."""
 
-    server: Echo
-
     def do_GET(self) -> None:
         """Say who answers and whom we see; ``http.server`` names the method after the verb."""
         here = self.connection.getsockname()
         caller = self.client_address[0]
+        assert isinstance(self.server, Echo)
         body = f"{self.server.pod} at {here[0]}:{here[1]} saw {caller}\n".encode()
         self.send_response(200)
         self.send_header("Content-Type", "text/plain")

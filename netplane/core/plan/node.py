@@ -36,6 +36,8 @@ class FamilyView(msgspec.Struct, frozen=True, kw_only=True):
         service_cidrs: Canonical networks ClusterIPs are allocated from; () where unknown.
         masquerade_all: Every connection to a ClusterIP is masqueraded.
         masquerade_mark: The packet mark (one bit) that asks for masquerade.
+        drop_invalid: Packets conntrack calls INVALID are dropped when forwarded (iptables mode);
+            False where conntrack is told to be liberal about TCP windows.
     """
 
     family: Family

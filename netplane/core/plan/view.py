@@ -68,6 +68,7 @@ def _family_view(  # noqa: PLR0913, PLR0917 (one call site)
         service_cidrs=of_family(_networks(config.service_cidrs), family),
         masquerade_all=config.masquerade_all,
         masquerade_mark=1 << config.masquerade_bit,
+        drop_invalid=not config.conntrack_tcp_be_liberal,
     )
 
 
