@@ -79,7 +79,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
     return Snapshot(services=held, slices=slices, nodes={})
 
 
-def _key(port: PortPlan) -> tuple[object, ...]:
+def _key(port: PortPlan) -> tuple[ServiceName, Family, str, Protocol]:
     return (port.service, port.family, port.port_name, port.protocol)
 
 
