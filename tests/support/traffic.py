@@ -71,10 +71,8 @@ class Traffic:
             now = time.monotonic()
             if index in self._outcomes:
                 heapq.heappop(deadlines)
-            elif now >= deadline:
+            elif not self._react(max(0.0, deadline - now)) and time.monotonic() >= deadline:
                 self._finish(index, Outcome(Verdict.DROP))
-            else:
-                self._react(deadline - now)
 
     def _on_event(self, index: int) -> Callable[[int], None]:
         def react(_events: int) -> None:
@@ -104,12 +102,15 @@ class Traffic:
         self._reactions[sock.fileno()] = reaction
         self._epoll.register(sock, events)
 
-    def _react(self, seconds: float) -> None:
-        for descriptor, events in self._epoll.poll(seconds):
+    def _react(self, seconds: float) -> bool:
+        """Wait for events and react to them; whether there were any."""
+        events = self._epoll.poll(seconds)
+        for descriptor, mask in events:
             # An earlier event of the same round may have finished this one.
             reaction = self._reactions.get(descriptor)
             if reaction is not None:
-                reaction(events)
+                reaction(mask)
+        return bool(events)
 
 
 @contextmanager

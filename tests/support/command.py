@@ -1,0 +1,46 @@
+"""Runs netplane's command line as a user would, without the cost of a process each time."""
+
+from __future__ import annotations
+
+import io
+import os
+from contextlib import redirect_stderr, redirect_stdout
+from typing import Any, NamedTuple
+
+import msgspec
+
+from netplane.cli.main import main
+
+
+class Ran(NamedTuple):
+    """How a command line ended, and what it printed."""
+
+    arguments: tuple[str, ...]
+    status: int
+    stdout: str
+    stderr: str
+
+    def document(self) -> dict[str, Any]:
+        """What ``-o json`` printed."""
+        document = msgspec.json.decode(self.stdout)
+        assert isinstance(document, dict), self
+        return document
+
+    def __str__(self) -> str:
+        return f"netplane {' '.join(self.arguments)}: exit {self.status}\n{self.stderr}"
+
+
+def run_netplane(*arguments: str) -> Ran:
+    """Run a command line in this process; NETPLANE_* variables of the caller's do not count."""
+    variables = {name: os.environ.pop(name) for name in list(os.environ) if _is_ours(name)}
+    stdout, stderr = io.StringIO(), io.StringIO()
+    try:
+        with redirect_stdout(stdout), redirect_stderr(stderr):
+            status = main(arguments)
+    finally:
+        os.environ.update(variables)
+    return Ran(arguments, status, stdout.getvalue(), stderr.getvalue())
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith("NETPLANE_")
