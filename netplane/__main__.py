@@ -1,0 +1,5 @@
+"""``python -m netplane``."""
+
+from netplane.cli.main import entry
+
+entry()

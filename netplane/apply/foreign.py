@@ -1,0 +1,189 @@
+"""Telling that somebody else, a kube-proxy, programs the same node, and taking over from it.
+
+Both would rewrite the same chains for ever. What gives a kube-proxy away: its process in this
+network namespace, the table ``kube-proxy`` of its nftables mode, and the canary chains of its
+iptables mode (reference section 1.9), which netplane never makes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from netplane.apply.netns import Namespace
+from netplane.apply.privilege import require_net_admin
+from netplane.apply.tools import find, run
+from netplane.errors import ConflictError, PrivilegeError, ToolError
+
+_CANARY = "KUBE-PROXY-CANARY"
+_TABLE = "kube-proxy"
+_COMM = "kube-proxy"
+_TABLES = ("mangle", "nat", "filter")
+# Under /proc/self the directory "net" is the main thread's namespace, not the caller's.
+_PROC_NET = Path("/proc/thread-self/net")
+_LEGACY = (("iptables-legacy", "ip_tables_names"), ("ip6tables-legacy", "ip6_tables_names"))
+_NFT_TOOLS = {"ip": "iptables-nft", "ip6": "ip6tables-nft"}
+
+
+class Canary(msgspec.Struct, frozen=True):
+    """A canary chain: the program that sees it (``iptables-nft``...), and its table."""
+
+    program: str
+    table: str
+
+
+class KubeProxy(msgspec.Struct, frozen=True, kw_only=True):
+    """The traces of a kube-proxy in a namespace; false where there is none.
+
+    Attributes:
+        pids: Its processes.
+        canaries: Its canary chains.
+        nft_families: Families (``ip``, ``ip6``) in which its nft table exists.
+    """
+
+    pids: tuple[int, ...] = ()
+    canaries: tuple[Canary, ...] = ()
+    nft_families: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.pids or self.canaries or self.nft_families)
+
+    def __str__(self) -> str:
+        parts = [f"process {pid}" for pid in self.pids]
+        parts += [f"chain {_CANARY} in {c.table} ({c.program})" for c in self.canaries]
+        parts += [f"nft table {family} {_TABLE}" for family in self.nft_families]
+        return ", ".join(parts)
+
+
+def find_kube_proxy(namespace: Namespace) -> KubeProxy:
+    """Look for a kube-proxy that programs this namespace; changes nothing.
+
+    Raises:
+        PrivilegeError: We may not look.
+    """
+    families = _nft_tables(namespace)
+    return KubeProxy(
+        pids=_processes(namespace),
+        canaries=(*_nft_canaries(namespace, families), *_legacy_canaries(namespace)),
+        nft_families=tuple(f for f in ("ip", "ip6") if _TABLE in families.get(f, ())),
+    )
+
+
+def refuse(found: KubeProxy, namespace: Namespace) -> None:
+    """Raise ConflictError where a kube-proxy was found."""
+    if found:
+        raise ConflictError(
+            f"a kube-proxy programs {namespace}: {found}. Nothing was written. Stop it, then run "
+            "again with --take-over, which also removes what it left behind"
+        )
+
+
+def take_over(namespace: Namespace, found: KubeProxy) -> tuple[str, ...]:
+    """Remove the canary chains and the nft tables of a kube-proxy; returns what was removed.
+
+    Its other chains are the same as ours: the sync before this has rewritten or removed them.
+
+    Raises:
+        ToolError: One of the tools failed; the message has its words.
+    """
+    removed = []
+    # A cleanup of the other mode may have removed some by now.
+    for canary in find_kube_proxy(namespace).canaries if found.canaries else ():
+        for verb in ("-F", "-X"):
+            _must(namespace, [canary.program, "-w", "5", "-t", canary.table, verb, _CANARY])
+        removed.append(f"removed the chain {_CANARY} in {canary.table} ({canary.program})")
+    for family in found.nft_families:
+        _must(namespace, ["nft", "delete", "table", family, _TABLE])
+        removed.append(f"removed the nft table {family} {_TABLE}")
+    return tuple(removed)
+
+
+def _must(namespace: Namespace, argv: list[str]) -> None:
+    done = run(namespace, argv)
+    if done.status != 0:
+        raise ToolError(f"{' '.join(argv)}: {done.stderr.strip():.300}")
+
+
+class _NftTable(msgspec.Struct):
+    family: str
+    name: str
+
+
+class _NftObject(msgspec.Struct):
+    table: _NftTable | None = None
+
+
+class _NftListing(msgspec.Struct):
+    nftables: list[_NftObject]
+
+
+def _nft_tables(namespace: Namespace) -> dict[str, set[str]]:
+    """The names of all nft tables, by family."""
+    if find("nft") is None:
+        return {}
+    done = run(namespace, ["nft", "-j", "list", "tables"])
+    if done.status != 0:
+        require_net_admin()
+        raise ToolError(f"nft list tables: {done.stderr.strip():.300}")
+    names: dict[str, set[str]] = {}
+    for item in msgspec.json.decode(done.stdout, type=_NftListing).nftables:
+        if item.table is not None:
+            names.setdefault(item.table.family, set()).add(item.table.name)
+    return names
+
+
+def _nft_canaries(namespace: Namespace, families: dict[str, set[str]]) -> list[Canary]:
+    """Canaries among the chains of iptables-nft, which are plain nft chains."""
+    return [
+        Canary(program, table)
+        for family, program in _NFT_TOOLS.items()
+        for table in _TABLES
+        if table in families.get(family, ())
+        and run(namespace, ["nft", "list", "chain", family, table, _CANARY]).status == 0
+    ]
+
+
+def _legacy_canaries(namespace: Namespace) -> list[Canary]:
+    """Canaries in legacy tables, asking only for tables that exist: asking creates the others."""
+    return [
+        Canary(program, table)
+        for program, listing in _LEGACY
+        if find(program) is not None
+        for table in legacy_tables(namespace, listing)
+        if table in _TABLES
+        and run(namespace, [program, "-w", "5", "-t", table, "-S", _CANARY]).status == 0
+    ]
+
+
+def legacy_tables(namespace: Namespace, listing: str = "ip_tables_names") -> tuple[str, ...]:
+    """The legacy tables instantiated in a namespace; ``ip6_tables_names`` for IPv6."""
+
+    def call() -> tuple[str, ...]:
+        try:
+            return tuple((_PROC_NET / listing).read_text(encoding="ascii").split())
+        except FileNotFoundError:
+            return ()  # the module ip_tables is not loaded
+
+    try:
+        return namespace.call(call)
+    except PermissionError as exc:
+        raise PrivilegeError(f"cannot read {listing}: {exc.strerror}; run as root") from exc
+
+
+def _processes(namespace: Namespace) -> tuple[int, ...]:
+    """Processes named kube-proxy whose network namespace is this one."""
+    ours = namespace.call(lambda: Path("/proc/thread-self/ns/net").stat())
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            if (entry / "comm").read_text(encoding="utf-8", errors="replace").strip() != _COMM:
+                continue
+            theirs = (entry / "ns/net").stat()
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue  # it ended meanwhile, or is somebody else's
+        if (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino):
+            found.append(int(entry.name))
+    return tuple(sorted(found))

@@ -1,0 +1,164 @@
+"""One pass: snapshot -> plan -> prepare -> commit -> conntrack -> report.
+
+    guard      a live kube-proxy is refused, unless it is to be taken over
+    commit     the rules of the wanted mode, by the mode itself
+    sysctl     after the rules: localhost must be guarded before it is routable
+    retire     our rules in the other mode, now that the wanted one serves
+    conntrack  flows the rules cannot correct, whether or not a rule changed
+
+Everything before ``Sync.commit`` reads only. After the rules are in, a failure of a later step is
+collected, not raised: the rules serve, the report says what is missing, and the next pass, which
+works from the state, makes it good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TypeVar
+
+import msgspec
+
+from netplane.apply import conntrack, foreign, sysctl
+from netplane.apply.addresses import local_addresses
+from netplane.apply.dataplane import Dataplane, Update
+from netplane.apply.modes import Leftover, leftovers, open_mode
+from netplane.apply.netns import Namespace
+from netplane.config import Config
+from netplane.core.model.address import of_family
+from netplane.core.model.snapshot import Snapshot
+from netplane.core.plan.changes import Changes
+from netplane.core.plan.compile import build_plan
+from netplane.core.plan.conntrack import desired_flows
+from netplane.core.plan.plan import FamilyPlan, Plan
+from netplane.core.plan.view import build_view
+from netplane.errors import ApplyError
+
+_T = TypeVar("_T")
+_ATTEMPTS = 3
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What a commit did.
+
+    Attributes:
+        changes: What it changed in the rules; false where they were right already.
+        also: What else it changed, in words: a kernel parameter, retired rules.
+        flows: UDP conntrack entries deleted.
+        failures: Steps after the rules that failed, in words; () means all is done.
+    """
+
+    changes: Changes
+    also: tuple[str, ...] = ()
+    flows: tuple[conntrack.Flow, ...] = ()
+    failures: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.changes or self.also or self.flows)
+
+
+class Sync:
+    """A pass worked out against what is in the kernel; nothing is written before ``commit``.
+
+    Attributes:
+        plan: What traffic should do; ``plan.problems`` are the refused objects.
+        kube_proxy: Traces of a kube-proxy in the namespace.
+    """
+
+    def __init__(self, namespace: Namespace, config: Config, snapshot: Snapshot) -> None:
+        self._namespace = namespace
+        self._mode = config.mode
+        self._dataplane: Dataplane = open_mode(config.mode, namespace)
+        self._local = local_addresses(namespace)
+        self.plan: Plan = plan_for(config, snapshot, self._local)
+        self.kube_proxy = foreign.find_kube_proxy(namespace)
+        self._leftovers: tuple[Leftover, ...] = leftovers(config.mode, namespace)
+        self._update: Update = self._dataplane.prepare(self.plan)
+        self._tried: list[Changes] = []
+
+    def foresee(self) -> Outcome:
+        """What commit would change, conntrack excepted; writes nothing."""
+        found = [
+            f"would set {sysctl.ROUTE_LOCALNET} to 1: NodePorts answer on 127.0.0.0/8"
+            for family in self.plan.families
+            if sysctl.lacks_route_localnet(self._namespace, family.view)
+        ]
+        found += [f"would remove our rules of {leftover}" for leftover in self._leftovers]
+        return Outcome(changes=self._update.changes, also=tuple(found))
+
+    def commit(self, *, take_over: bool = False) -> Outcome:
+        """Write it all.
+
+        Args:
+            take_over: Go on beside a kube-proxy, and remove its canaries and tables.
+
+        Raises:
+            ConflictError: A kube-proxy programs this namespace; nothing was written.
+            ApplyError: The rules could not be written; the message says what was.
+        """
+        if not take_over:
+            foreign.refuse(self.kube_proxy, self._namespace)
+        changes = self._commit_rules()
+        also: list[str] = []
+        failures: list[str] = []
+        flows: list[conntrack.Flow] = []
+
+        def attempt(done: list[_T], step: Callable[[], Iterable[_T]]) -> None:
+            try:
+                done.extend(step())
+            except ApplyError as exc:
+                failures.append(str(exc))
+
+        attempt(also, self._set_parameters)
+        for leftover in self._leftovers:
+            attempt(also, leftover.remove)
+        attempt(also, self._take_over)
+        for family in self.plan.families:
+            attempt(flows, partial(self._clean_flows, family))
+        return Outcome(
+            changes=changes, also=tuple(also), flows=tuple(flows), failures=tuple(failures)
+        )
+
+    def _commit_rules(self) -> Changes:
+        """Commit; where another process was quicker, observe again and commit that."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            changes = self._update.changes
+            self._tried.append(changes)
+            try:
+                self._update.commit()
+            except ApplyError as exc:
+                if not exc.retryable or attempt == _ATTEMPTS:
+                    raise
+                self._update = self._dataplane.prepare(self.plan)
+            else:
+                return changes
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _set_parameters(self) -> list[str]:
+        done = []
+        for family in self.plan.families:
+            if sysctl.lacks_route_localnet(self._namespace, family.view):
+                sysctl.write(self._namespace, sysctl.ROUTE_LOCALNET, "1")
+                done.append(f"set {sysctl.ROUTE_LOCALNET} to 1: NodePorts answer on 127.0.0.0/8")
+        return done
+
+    def _take_over(self) -> tuple[str, ...]:
+        return foreign.take_over(self._namespace, self.kube_proxy) if self.kube_proxy else ()
+
+    def _clean_flows(self, plan: FamilyPlan) -> tuple[conntrack.Flow, ...]:
+        accepting = plan.view.node_port_addresses
+        local = conntrack.Local(
+            frozenset(of_family(self._local, plan.family)),
+            None if accepting is None else frozenset(accepting),
+        )
+        removed = frozenset().union(
+            *(conntrack.removed_frontends(changes, plan.family) for changes in self._tried)
+        )
+        return conntrack.clean(self._namespace, plan.family, desired_flows(plan), local, removed)
+
+
+def plan_for(config: Config, snapshot: Snapshot, addresses: tuple[str, ...] = ()) -> Plan:
+    """The plan of the configured node: its view from configuration, Node object and addresses."""
+    node = snapshot.nodes.get(config.node_name)
+    view = build_view(config, mode=config.mode, node=node, local_addresses=addresses)
+    return build_plan(snapshot, view)

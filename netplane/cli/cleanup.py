@@ -1,0 +1,50 @@
+"""``netplane cleanup``: remove all and only what is ours."""
+
+from __future__ import annotations
+
+import click
+
+from netplane.cli import options
+
+
+@click.command("cleanup", short_help="Remove all and only what is netplane's.")
+@options.netns
+@options.take_over
+@options.report
+@click.pass_context
+def command(ctx: click.Context, /, **_: object) -> int:
+    """Remove all and only what is netplane's from a network namespace, in both modes.
+
+    In iptables mode our chains are kube-proxy's: where a kube-proxy runs they are left to it,
+    unless --take-over says otherwise.
+    """
+    return _cleanup(options.read(ctx))
+
+
+def _cleanup(call: options.Call) -> int:
+    from netplane.apply import foreign
+    from netplane.apply.modes import open_all
+    from netplane.apply.netns import Namespace
+    from netplane.apply.privilege import require_net_admin
+    from netplane.cli.report import CleanupReport
+    from netplane.cli.terminal import console, emit_json
+    from netplane.cli.terminal import line as styled
+
+    require_net_admin()
+    removed: list[str] = []
+    with Namespace(call.netns) as namespace:
+        kube_proxy = foreign.find_kube_proxy(namespace)
+        if not call.take_over:
+            foreign.refuse(kube_proxy, namespace)
+        for name, dataplane in open_all(namespace):
+            removed += [f"{name}: {line}" for line in dataplane.cleanup()]
+        removed += foreign.take_over(namespace, kube_proxy)
+    if call.json:
+        emit_json(CleanupReport(call.netns, tuple(removed)))
+        return 0
+    out = console()
+    for text in removed:
+        out.print(styled(("- ", "red"), text))
+    if not removed:
+        out.print(styled("nothing to remove"))
+    return 0

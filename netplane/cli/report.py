@@ -1,0 +1,235 @@
+"""What the commands print: a line per service port for people, stable documents for machines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+from rich.text import Text
+
+from netplane.apply.conntrack import Flow
+from netplane.apply.sync import Outcome
+from netplane.cli import log
+from netplane.cli.options import Call
+from netplane.cli.terminal import console, emit_json, line
+from netplane.config import Config
+from netplane.core.model.address import join_host_port
+from netplane.core.model.problem import Problem
+from netplane.core.model.snapshot import Snapshot
+from netplane.core.plan.changes import Action, Changes, ServiceChange
+from netplane.core.plan.plan import Plan
+from netplane.core.plan.status import Status
+
+_NAMED = 4  # how many endpoints a line names before it counts the rest
+_MARKS = {
+    Action.ADDED: ("+", "green"),
+    Action.REMOVED: ("-", "red"),
+    Action.CHANGED: ("~", "yellow"),
+}
+
+
+class FlowReport(msgspec.Struct, frozen=True):
+    """A UDP flow that was deleted: who talked to which frontend, and what answered."""
+
+    client: str
+    frontend: str
+    endpoint: str
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """The document ``-o json`` prints.
+
+    Attributes:
+        mode, node: Whose rules, for which node.
+        namespace: The named network namespace, null for the process's own.
+        changed: Whether anything differs (diff, dry run) or was changed (apply).
+        written: Whether anything was written.
+        services: Per service port what changes; ``rules`` are there with -v.
+        base: Lines of what Services share, ``+ `` or ``- ``; there with -v.
+        also: Other changes, in words.
+        flows: UDP conntrack entries deleted.
+        problems: Refused objects.
+        skipped: Objects of kinds with nothing to program, counted.
+        failures: Steps after the rules that failed, in words.
+    """
+
+    mode: str
+    node: str
+    namespace: str | None
+    changed: bool
+    written: bool
+    services: tuple[ServiceChange, ...]
+    base: tuple[str, ...]
+    also: tuple[str, ...]
+    flows: tuple[FlowReport, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    skipped: Mapping[str, int] = {}
+    failures: tuple[str, ...] = ()
+
+
+class Rendering(msgspec.Struct, frozen=True):
+    """The document of ``netplane render -o json``; ``rules`` is the text itself."""
+
+    mode: str
+    node: str
+    rules: str
+    problems: tuple[Problem, ...]
+
+
+class StatusReport(msgspec.Struct, frozen=True):
+    """The document of ``netplane status -o json``."""
+
+    namespace: str | None
+    modes: tuple[Status, ...]
+
+
+class CleanupReport(msgspec.Struct, frozen=True):
+    """The document of ``netplane cleanup -o json``: what was removed, in words."""
+
+    namespace: str | None
+    removed: tuple[str, ...]
+
+
+class Setting(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose rules a report is about, and how much it says."""
+
+    mode: str
+    node: str
+    namespace: str | None
+    verbose: bool
+    json: bool
+    problems: tuple[Problem, ...]
+    skipped: Mapping[str, int]
+
+
+def name_problems(problems: Iterable[Problem]) -> None:
+    """Name every refused object on stderr."""
+    for problem in problems:
+        log.warn(f"refused: {problem}")
+
+
+def print_outcome(outcome: Outcome, setting: Setting, *, written: bool, same: str) -> None:
+    """Print what a sync changed, or would change.
+
+    Args:
+        outcome: The changes.
+        setting: Whose, and how.
+        written: Whether they are in the kernel by now.
+        same: What to say where there are none.
+    """
+    changes = outcome.changes
+    if not setting.verbose:
+        changes = Changes(
+            services=tuple(msgspec.structs.replace(s, rules=()) for s in changes.services),
+            base=changes.base,
+        )
+    if setting.json:
+        emit_json(_document(outcome, changes, setting, written=written))
+        return
+    out = console()
+    for service in changes.services:
+        out.print(service_line(service))
+        for rule in service.rules:
+            out.print(_rule_line(rule))
+    for text in _base_lines(changes.base, verbose=setting.verbose):
+        out.print(text)
+    for step in outcome.also:
+        out.print(line(("* ", "cyan"), step))
+    for flow in map(_flow, outcome.flows):
+        out.print(
+            line(
+                ("* ", "cyan"),
+                f"deleted the UDP flow of {flow.client} to {flow.frontend}: {flow.endpoint} "
+                "must not answer it",
+            )
+        )
+    out.print(line(_summary(changes) if outcome else same))
+
+
+def _document(outcome: Outcome, changes: Changes, setting: Setting, *, written: bool) -> Report:
+    return Report(
+        mode=setting.mode,
+        node=setting.node,
+        namespace=setting.namespace,
+        changed=bool(outcome),
+        written=written and bool(outcome),
+        services=changes.services,
+        base=changes.base if setting.verbose else (),
+        also=outcome.also,
+        flows=tuple(map(_flow, outcome.flows)),
+        problems=setting.problems,
+        skipped=setting.skipped,
+        failures=outcome.failures,
+    )
+
+
+def _flow(flow: Flow) -> FlowReport:
+    return FlowReport(
+        client=join_host_port(flow.source, flow.source_port),
+        frontend=join_host_port(flow.destination, flow.port),
+        endpoint=join_host_port(flow.answers, flow.answer_port),
+    )
+
+
+def service_line(change: ServiceChange) -> Text:
+    """``~ default/web:http  +2 endpoints (10.244.1.8:8080, ...)  10.244.1.7:8080 gone``."""
+    mark, style = _MARKS[change.action]
+    family = f" {change.family}" if change.family == "IPv6" else ""
+    protocol = f" {change.protocol}" if change.protocol else ""
+    text = line((f"{mark} ", style), (change.label or "?", f"bold {style}"), protocol + family)
+    for frontend in change.frontends_added:
+        text.append_text(line("  ", (f"+{frontend}", "green")))
+    for frontend in change.frontends_removed:
+        text.append_text(line("  ", (f"-{frontend}", "red")))
+    if change.endpoints_added:
+        count = len(change.endpoints_added)
+        noun = "endpoint" if count == 1 else "endpoints"
+        named = ", ".join(change.endpoints_added[:_NAMED]) + (", ..." if count > _NAMED else "")
+        text.append_text(line("  ", (f"+{count} {noun}", "green"), f" ({named})"))
+    gone = change.endpoints_removed
+    for endpoint in gone[:_NAMED]:
+        text.append_text(line("  ", (f"{endpoint} gone", "red")))
+    if len(gone) > _NAMED:
+        text.append_text(line("  ", (f"and {len(gone) - _NAMED} more gone", "red")))
+    for note in change.notes:
+        text.append_text(line("  ", note))
+    return text
+
+
+def _rule_line(rule: str) -> Text:
+    style = {"+": "green", "-": "red"}.get(rule[:1], "")
+    return line("    ", (rule, style))
+
+
+def _base_lines(base: tuple[str, ...], *, verbose: bool) -> Iterable[Text]:
+    """What Services share: every line under -v, else just how many."""
+    if not base:
+        return
+    if verbose:
+        yield line(("~ ", "yellow"), "what Services share")
+        yield from map(_rule_line, base)
+        return
+    added = sum(text.startswith("+") for text in base)
+    removed = sum(text.startswith("-") for text in base)
+    yield line(("~ ", "yellow"), f"what Services share: +{added} -{removed} lines (-v shows them)")
+
+
+def _summary(changes: Changes) -> str:
+    """``2 added, 1 changed, 0 removed``: service ports."""
+    counts = dict.fromkeys(Action, 0)
+    for service in changes.services:
+        counts[service.action] += 1
+    return "service ports: " + ", ".join(f"{counts[a]} {a.value}" for a in Action)
+
+
+def setting_of(call: Call, config: Config, plan: Plan, snapshot: Snapshot) -> Setting:
+    """The setting of this command line's report."""
+    return Setting(
+        mode=config.mode,
+        node=config.node_name,
+        namespace=call.netns,
+        verbose=bool(call.verbose),
+        json=call.json,
+        problems=plan.problems,
+        skipped=snapshot.skipped,
+    )
