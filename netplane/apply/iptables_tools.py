@@ -1,0 +1,136 @@
+"""The programs of iptables in its two variants, and what their failures mean."""
+
+from __future__ import annotations
+
+import enum
+import math
+import re
+from pathlib import Path
+
+import msgspec
+
+from netplane.apply import xtables_lock
+from netplane.apply.netns import Namespace
+from netplane.apply.privilege import require_net_admin
+from netplane.apply.tools import Completed, find, run
+from netplane.core.iptables.layout import TABLES
+from netplane.core.iptables.parse import Observed, parse_save
+from netplane.core.iptables.steps import Step
+from netplane.core.model.address import Family
+from netplane.errors import BusyError, RefusedError, ToolError
+
+_LEGACY_LOCK_STATUS = 4  # RESOURCE_PROBLEM in xtables.h; iptables-nft takes no lock
+_LINE = re.compile(r"\bline:? (\d+)")
+_SHOWN = 300
+_IPV6 = Path("/proc/sys/net/ipv6")
+
+
+class Variant(enum.Enum):
+    """Which kernel interface the host's iptables writes to."""
+
+    NFT = "nft"
+    LEGACY = "legacy"
+
+
+def detect_variant(namespace: Namespace) -> Variant:
+    """The variant plain ``iptables`` is on this host, which other programs here use as well.
+
+    Raises:
+        ToolError: iptables is not installed, or does not tell its version.
+    """
+    done = run(namespace, ["iptables", "--version"])
+    if done.status != 0:
+        raise ToolError(
+            f"iptables --version ended with status {done.status}: {_tidy(done.stderr)}"
+        )
+    # Before 1.8 there was one variant only, and its version says nothing in brackets.
+    return Variant.NFT if b"(nf_tables)" in done.stdout else Variant.LEGACY
+
+
+class Tools(msgspec.Struct, frozen=True):
+    """The programs of one variant, run inside a namespace.
+
+    Attributes:
+        lock_wait: Seconds to wait for the xtables lock.
+    """
+
+    namespace: Namespace
+    variant: Variant
+    lock_wait: float
+
+    def program(self, family: Family, verb: str) -> str:
+        """``ip6tables-nft-restore``; the plain name where a host has no other."""
+        name = "iptables" if family is Family.IPV4 else "ip6tables"
+        explicit = f"{name}-{self.variant.value}-{verb}"
+        return explicit if find(explicit) else f"{name}-{verb}"
+
+    def missing(self, family: Family) -> str:
+        """Why a family cannot be programmed here, "" where it can."""
+        if family is Family.IPV6 and not self.namespace.call(_IPV6.exists):
+            return "the kernel has no IPv6"
+        program = self.program(family, "restore")
+        return "" if find(program) else f"{program} is not installed"
+
+    def save(self, family: Family, *, counters: bool = False) -> Observed:
+        """Read every table of a family.
+
+        Raises:
+            PrivilegeError: CAP_NET_ADMIN is missing.
+            ToolError: The program failed, or cannot show a table we need.
+        """
+        argv = [self.program(family, "save"), *(["-c"] if counters else [])]
+        done = run(self.namespace, argv)
+        text = done.stdout.decode(errors="replace")
+        if done.status != 0:
+            require_net_admin()
+            raise ToolError(f"{argv[0]} ended with status {done.status}: {_tidy(done.stderr)}")
+        for table in TABLES:
+            # iptables-nft says so in a comment, and leaves the table out.
+            if f"\n# Table `{table}' is incompatible" in f"\n{text}":
+                raise ToolError(
+                    f"{argv[0]} cannot show the table {table}: it holds native nft rules. "
+                    "Move them to a table of another name, or use --mode nftables"
+                )
+        return parse_save(text)
+
+    def restore(self, family: Family, step: Step) -> None:
+        """Write one step; either all of it lands or nothing.
+
+        Raises:
+            BusyError: The xtables lock was held for longer than ``lock_wait``.
+            PrivilegeError: CAP_NET_ADMIN is missing.
+            RefusedError: The program or the kernel refused it, with the line.
+        """
+        program = self.program(family, "restore")
+        wait = str(math.ceil(self.lock_wait))
+        argv = [program, "-w", wait, "--noflush"]
+        done = run(self.namespace, argv, stdin=step.text.encode("ascii"))
+        if done.status == 0:
+            return
+        require_net_admin()
+        if self.variant is Variant.LEGACY and done.status == _LEGACY_LOCK_STATUS:
+            holder = xtables_lock.holder()
+            who = f"{holder} holds it" if holder else "its holder has just let go of it"
+            raise BusyError(
+                f"{program} waited {wait} s in vain for the xtables lock: {who}. Try again"
+            )
+        raise _refused(program, step, done)
+
+
+def _refused(program: str, step: Step, done: Completed) -> RefusedError:
+    found = _LINE.search(done.stderr)
+    number = int(found[1]) if found else 0
+    lines = step.text.split("\n")
+    at = f" at line {number}, `{lines[number - 1]}`" if 0 < number <= len(lines) else ""
+    return RefusedError(
+        f"{program} refused the table {step.table}{at} (status {done.status}): "
+        f"{_tidy(done.stderr)}",
+        line=number,
+    )
+
+
+def _tidy(text: str) -> str:
+    """What a program wrote, as one bounded line of printable text."""
+    line = "".join(c if c.isprintable() else " " for c in text)
+    line = " ".join(line.split())
+    return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 3]}..."
