@@ -33,13 +33,14 @@ class Ran(NamedTuple):
 def run_netplane(*arguments: str) -> Ran:
     """Run a command line in this process; NETPLANE_* variables of the caller's do not count."""
     variables = {name: os.environ.pop(name) for name in list(os.environ) if _is_ours(name)}
-    stdout, stderr = io.StringIO(), io.StringIO()
+    stdout, stderr = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.StringIO()
     try:
         with redirect_stdout(stdout), redirect_stderr(stderr):
             status = main(arguments)
     finally:
         os.environ.update(variables)
-    return Ran(arguments, status, stdout.getvalue(), stderr.getvalue())
+    stdout.seek(0)
+    return Ran(arguments, status, stdout.read(), stderr.getvalue())
 
 
 def _is_ours(name: str) -> bool:
