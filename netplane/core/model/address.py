@@ -10,6 +10,11 @@ from __future__ import annotations
 import enum
 import functools
 import ipaddress
+import re
+
+_OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_CANONICAL_V4 = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}")
+"""What nearly every address is; ten times faster to see than to take apart."""
 
 
 class Family(enum.IntEnum):
@@ -41,14 +46,10 @@ def canonical_address(text: str) -> str | None:
     IPv4 octets may carry leading zeros and are read as decimal, as objects stored before
     Kubernetes 1.22 have them. IPv4-mapped IPv6 and IPv6 zones are not addresses here.
     """
+    if _CANONICAL_V4.fullmatch(text):
+        return text
     if ":" in text:
-        if "%" in text:
-            return None
-        try:
-            v6 = ipaddress.IPv6Address(text)
-        except ValueError:
-            return None
-        return None if v6.ipv4_mapped is not None else str(v6)
+        return _canonical_v6(text)
     octets = text.split(".")
     if len(octets) != 4:  # noqa: PLR2004 (four octets)
         return None
@@ -58,6 +59,14 @@ def canonical_address(text: str) -> str | None:
             return None
         numbers.append(str(int(octet)))
     return ".".join(numbers)
+
+
+def _canonical_v6(text: str) -> str | None:
+    try:
+        v6 = ipaddress.IPv6Address(text)
+    except ValueError:
+        return None
+    return None if v6.ipv4_mapped is not None or v6.scope_id is not None else str(v6)
 
 
 @functools.lru_cache(maxsize=1 << 14)

@@ -1,0 +1,195 @@
+"""Manifests into the snapshot: each object decoded and validated on its own, then joined."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeVar
+
+import msgspec
+
+from netplane.core.model.decoding import ENDPOINT_SLICE, ENDPOINTS, NODE, POD, SERVICE, Shape
+from netplane.core.model.documents import Manifest
+from netplane.core.model.mirror import mirrored_slices, opts_out
+from netplane.core.model.nodes import node_from
+from netplane.core.model.pods import (
+    PodIndex,
+    Selection,
+    computed_slices,
+    pod_from,
+    selection_from,
+)
+from netplane.core.model.problem import Problem, shown
+from netplane.core.model.reasons import Reason, Refusals
+from netplane.core.model.service import EndpointSlice, Node, Service, ServiceName
+from netplane.core.model.services import service_from
+from netplane.core.model.slices import service_of, slice_from
+from netplane.core.model.snapshot import Snapshot
+
+_W = TypeVar("_W", bound=msgspec.Struct)
+_SHAPES = {shape.kind: shape for shape in (SERVICE, ENDPOINT_SLICE, ENDPOINTS, NODE, POD)}
+
+
+def build_snapshot(manifests: Iterable[Manifest]) -> Snapshot:
+    """The snapshot that the manifests describe; the same for them in any order.
+
+    Where an object (kind, namespace, name) occurs twice the later one counts, as if both had been
+    applied one after the other. A bad object is a problem and nothing else; nothing is raised.
+    Endpoints, and then Pods, stand in for the slices of a Service that has none, not even a
+    refused one: see the modules ``mirror`` and ``pods``. What stands in for nothing is not read.
+    """
+    objects = _Objects(manifests)
+    slices, fed = objects.slices()
+    nodes = objects.nodes()
+    services: dict[ServiceName, Service] = {}
+    unfed: dict[ServiceName, Selection | None] = {}
+    for wired in objects.decoded(SERVICE):
+        service, problems = service_from(wired)
+        objects.problems.extend(problems)
+        if service is None:
+            continue
+        services[service.key] = service
+        if service.key not in fed:
+            unfed[service.key] = selection_from(wired)
+    selecting = {}
+    for name, selection in unfed.items():
+        mirrored = objects.mirrored(name, slices_exported=bool(fed))
+        if mirrored is not None:
+            slices[name].extend(mirrored)
+        elif selection is not None:
+            selecting[name] = selection
+    if selecting:
+        pods = objects.pods({name.namespace for name in selecting})
+        for name, selection in selecting.items():
+            selected = pods.select(name.namespace, selection.selector)
+            slices[name].extend(computed_slices(services[name], selection, selected, nodes))
+    return Snapshot(
+        services=_by_key(services),
+        slices=_by_key(
+            {name: tuple(sorted(own, key=_name)) for name, own in slices.items() if own}
+        ),
+        nodes=_by_key(nodes),
+        problems=tuple(sorted(objects.problems)),
+        skipped=_by_key(objects.skipped),
+    )
+
+
+class _Objects:
+    """The manifests of the kinds that count, the last of each name; the problems met so far."""
+
+    def __init__(self, manifests: Iterable[Manifest]) -> None:
+        self.problems: list[Problem] = []
+        self.skipped: Counter[str] = Counter()
+        self._named: dict[str, dict[tuple[str, str], Manifest]] = {kind: {} for kind in _SHAPES}
+        for manifest in manifests:
+            self._take(manifest)
+
+    def _take(self, manifest: Manifest) -> None:
+        kind, api_version = manifest.kind, manifest.api_version
+        if not kind or not api_version:
+            self._refuse(manifest, "apiVersion" if kind else "kind", None, Reason.MISSING)
+            return
+        shape = _SHAPES.get(kind)
+        group = api_version.rpartition("/")[0]
+        if shape is None or group != shape.api_versions[0].rpartition("/")[0]:
+            # "Service" is also a kind of Knative's: other groups' kinds are named with the group.
+            self.skipped[shown(f"{kind}.{group}" if shape else kind)] += 1
+        elif api_version not in shape.api_versions:
+            expected = " or ".join(shape.api_versions)
+            self._refuse(manifest, "apiVersion", api_version, Reason.UNKNOWN_VERSION, expected)
+        elif manifest.name:
+            key = (shape.namespace_of(manifest), manifest.name)
+            self._named[kind][key] = manifest
+        elif isinstance(wired := shape.decode(manifest), Problem):
+            self.problems.append(wired)
+        else:
+            self._refuse(manifest, "metadata.name", None, Reason.MISSING)
+
+    def _refuse(
+        self, manifest: Manifest, field: str, value: object, reason: Reason, detail: str = ""
+    ) -> None:
+        refusals = Refusals(manifest.kind, manifest.namespace, manifest.name)
+        refusals.add(field, value, reason, detail or f"(in {manifest.origin})")
+        self.problems.extend(refusals.problems)
+
+    def decoded(self, shape: Shape[_W]) -> Iterator[_W]:
+        """The objects of a kind that decode, in their order; the others become problems."""
+        for manifest in self._named[shape.kind].values():
+            wired = self._decode(shape, manifest)
+            if wired is not None:
+                yield wired
+
+    def _decode(self, shape: Shape[_W], manifest: Manifest) -> _W | None:
+        wired = shape.decode(manifest)
+        if isinstance(wired, Problem):
+            self.problems.append(wired)
+            return None
+        return wired
+
+    def slices(self) -> tuple[defaultdict[ServiceName, list[EndpointSlice]], set[ServiceName]]:
+        """The good slices by Service, and the Services that any slice feeds, good or not."""
+        good: defaultdict[ServiceName, list[EndpointSlice]] = defaultdict(list)
+        fed: set[ServiceName] = set()
+        for wired in self.decoded(ENDPOINT_SLICE):
+            service = service_of(wired)
+            if service is None:
+                continue
+            fed.add(service)
+            endpoint_slice, problems = slice_from(wired)
+            self.problems.extend(problems)
+            if endpoint_slice is not None:
+                good[service].append(endpoint_slice)
+        return good, fed
+
+    def nodes(self) -> dict[str, Node]:
+        """The good Nodes by name."""
+        good: dict[str, Node] = {}
+        for wired in self.decoded(NODE):
+            node, problems = node_from(wired)
+            self.problems.extend(problems)
+            if node is not None:
+                good[node.name] = node
+        return good
+
+    def mirrored(
+        self, name: ServiceName, *, slices_exported: bool
+    ) -> tuple[EndpointSlice, ...] | None:
+        """The slices from the Service's Endpoints; None where it has no Endpoints object."""
+        manifest = self._named[ENDPOINTS.kind].get((name.namespace, name.name))
+        if manifest is None:
+            return None
+        wired = self._decode(ENDPOINTS, manifest)
+        if wired is None or (slices_exported and opts_out(wired)):
+            return ()
+        slices, problems = mirrored_slices(wired)
+        self.problems.extend(problems)
+        return slices
+
+    def pods(self, namespaces: set[str]) -> PodIndex:
+        """The Pods of some namespaces that can be endpoints."""
+        found = []
+        for (namespace, _), manifest in self._named[POD.kind].items():
+            wired = self._decode(POD, manifest) if namespace in namespaces else None
+            if wired is not None:
+                pod, problems = pod_from(wired)
+                self.problems.extend(problems)
+                if pod is not None:
+                    found.append(pod)
+        return PodIndex(found)
+
+
+_K = TypeVar("_K", ServiceName, str)
+_V = TypeVar("_V")
+
+
+def _by_key(mapping: Mapping[_K, _V]) -> dict[_K, _V]:
+    return {key: mapping[key] for key in sorted(mapping, key=_order)}
+
+
+def _order(key: ServiceName | str) -> tuple[str, ...]:
+    """Sorts as the key itself does; plain tuples of strings are what ``sorted`` is fast at."""
+    return (key,) if isinstance(key, str) else (key.namespace, key.name)
+
+
+def _name(endpoint_slice: EndpointSlice) -> str:
+    return endpoint_slice.name

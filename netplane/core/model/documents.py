@@ -1,0 +1,220 @@
+"""Bytes of manifests into objects, each still undecoded: YAML, JSON, and lists of objects.
+
+What ``kubectl`` reads is read here: a JSON object, several of them one after the other (as ``jq``
+prints them), or YAML of any number of documents; lists (``kind: List``, ``ServiceList``...) are
+flattened. A fault that makes the text ambiguous or unreadable concerns the whole file and raises;
+anything wrong inside one object is left to whoever decodes that object.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import TypeGuard
+
+import msgspec
+
+from netplane.core.model import yaml_tree
+from netplane.core.model.yaml_tree import Tree
+from netplane.errors import MalformedError
+
+_MAX_LIST_DEPTH = 8
+"""Lists in lists: kubectl flattens them too; each level costs one more pass over its bytes."""
+
+_JSON_START = re.compile(rb'\s*\{\s*["}]')
+_BLANKS = re.compile(r"[ \t\r\n]*")
+_BOM = b"\xef\xbb\xbf"
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """One object as it was read, its payload not yet decoded.
+
+    Attributes:
+        origin: Where it was read: a file's name, ``-`` for the standard input.
+        kind: "" where it is missing or not a string, as for the three below.
+        payload: JSON as ``msgspec.Raw``, YAML as a tree of builtins. The API version, the
+            namespace and the name are in it too.
+    """
+
+    origin: str
+    kind: str
+    api_version: str
+    namespace: str
+    name: str
+    payload: msgspec.Raw | Tree
+
+
+class _Meta(msgspec.Struct, gc=False):
+    name: str | None = None
+    namespace: str | None = None
+
+
+class _Header(msgspec.Struct, gc=False, rename="camel"):
+    kind: str | None = None
+    api_version: str | None = None
+    metadata: _Meta | None = None
+    items: list[msgspec.Raw] | None = None
+
+
+_header = msgspec.json.Decoder(_Header)
+
+
+def parse(data: bytes, *, origin: str) -> list[Manifest]:
+    """The objects in one file, in their order, lists flattened.
+
+    Args:
+        data: The whole file: UTF-8, JSON or YAML.
+        origin: What to call it in messages.
+
+    Raises:
+        MalformedError: The text is not readable as a whole, or a document is not an object. The
+            message names the origin, and the line where it is known.
+    """
+    where = safe_origin(origin)
+    data = data.removeprefix(_BOM)
+    try:
+        if not data.isascii():
+            data.decode()
+    except UnicodeDecodeError as exc:
+        line = data.count(b"\n", 0, exc.start) + 1
+        raise MalformedError(f"{where}: line {line}: not UTF-8 text") from exc
+    if _JSON_START.match(data):
+        return _json_manifests(data, where)
+    return list(_yaml_manifests(data, where, first_line=1))
+
+
+def safe_origin(origin: str) -> str:
+    """A file's name, safe to print: what is not printable is escaped."""
+    return origin if origin.isprintable() else ascii(origin)[1:-1]
+
+
+def _json_manifests(data: bytes, where: str) -> list[Manifest]:
+    try:
+        return list(_flatten(msgspec.Raw(data), "", "", where, depth=0))
+    except msgspec.DecodeError:
+        # Not one JSON document: several, or a broken one; the slower reader below says which.
+        return list(_json_stream(data.decode(), where))
+    except RecursionError as exc:
+        raise MalformedError(f"{where}: nested too deeply") from exc
+
+
+def _json_stream(text: str, where: str) -> Iterator[Manifest]:
+    """Objects one after the other; after ``---`` the rest is YAML."""
+    decoder = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refuse_constant)
+    position = _skip_blanks(text, 0)
+    while position < len(text):
+        line = text.count("\n", 0, position) + 1
+        if text.startswith("---", position):
+            yield from _yaml_manifests(text[position:].encode(), where, first_line=line)
+            return
+        try:
+            _, end = decoder.raw_decode(text, position)
+            raw = msgspec.Raw(text[position:end].encode())
+            yield from _flatten(raw, "", "", where, depth=0)
+        except json.JSONDecodeError as exc:
+            raise MalformedError(
+                f"{where}: line {exc.lineno}: not JSON: {exc.msg} (column {exc.colno})"
+            ) from exc
+        except (ValueError, msgspec.DecodeError) as exc:
+            raise MalformedError(f"{where}: in the object at line {line}: {exc}") from exc
+        except RecursionError as exc:
+            raise MalformedError(f"{where}: line {line}: nested too deeply") from exc
+        position = _skip_blanks(text, end)
+
+
+def _skip_blanks(text: str, position: int) -> int:
+    match = _BLANKS.match(text, position)
+    assert match is not None
+    return match.end()
+
+
+def _refuse_constant(name: str) -> str:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _flatten(
+    raw: msgspec.Raw, kind: str, api_version: str, where: str, *, depth: int
+) -> Iterator[Manifest]:
+    """The object, or if it is a list its items; ``kind`` and ``api_version`` where it has none.
+
+    The items of a typed list (``kubectl get --raw /api/v1/services``) leave both to the list.
+    """
+    try:
+        header = _header.decode(raw)
+    except msgspec.ValidationError:
+        yield _odd_manifest(msgspec.json.decode(raw), raw, where, top=depth == 0)
+        return
+    kind = header.kind or kind
+    api_version = header.api_version or api_version
+    if header.items is not None and kind.endswith("List"):
+        if depth == _MAX_LIST_DEPTH:
+            raise MalformedError(f"{where}: lists nested more than {_MAX_LIST_DEPTH} deep")
+        inherited = (kind.removesuffix("List"), api_version) if kind != "List" else ("", "")
+        for item in header.items:
+            yield from _flatten(item, *inherited, where, depth=depth + 1)
+        return
+    meta = header.metadata
+    yield Manifest(
+        origin=where,
+        kind=kind,
+        api_version=api_version,
+        namespace=(meta.namespace or "") if meta else "",
+        name=(meta.name or "") if meta else "",
+        payload=raw,
+    )
+
+
+def _yaml_manifests(data: bytes, where: str, *, first_line: int) -> Iterator[Manifest]:
+    for line, tree in yaml_tree.load(data, origin=where, first_line=first_line):
+        if tree is None:
+            continue  # an empty document: nothing between two ``---``
+        if not isinstance(tree, dict):
+            raise MalformedError(f"{where}: line {line}: the document is not an object")
+        yield from _flatten_tree(tree, "", "", where, depth=0)
+
+
+def _flatten_tree(
+    tree: Tree, kind: str, api_version: str, where: str, *, depth: int
+) -> Iterator[Manifest]:
+    """As ``_flatten``, for what came from YAML."""
+    manifest = _odd_manifest(tree, tree, where, top=False)
+    kind = manifest.kind or kind
+    api_version = manifest.api_version or api_version
+    items = tree.get("items") if _is_object(tree) else None
+    if isinstance(items, list) and kind.endswith("List"):
+        if depth == _MAX_LIST_DEPTH:
+            raise MalformedError(f"{where}: lists nested more than {_MAX_LIST_DEPTH} deep")
+        inherited = (kind.removesuffix("List"), api_version) if kind != "List" else ("", "")
+        for item in items:
+            yield from _flatten_tree(item, *inherited, where, depth=depth + 1)
+        return
+    yield msgspec.structs.replace(manifest, kind=kind, api_version=api_version)
+
+
+def _odd_manifest(tree: object, payload: msgspec.Raw | Tree, where: str, *, top: bool) -> Manifest:
+    """A manifest from a tree that may have any shape; what is not a string counts as missing."""
+    if not _is_object(tree):
+        if top:
+            raise MalformedError(f"{where}: the document is not an object")
+        return Manifest(
+            origin=where, kind="", api_version="", namespace="", name="", payload=payload
+        )
+    meta = tree.get("metadata")
+    fields = meta if _is_object(meta) else {}
+    return Manifest(
+        origin=where,
+        kind=_text(tree.get("kind")),
+        api_version=_text(tree.get("apiVersion")),
+        namespace=_text(fields.get("namespace")),
+        name=_text(fields.get("name")),
+        payload=payload,
+    )
+
+
+def _is_object(value: object) -> TypeGuard[dict[str, Tree]]:
+    return isinstance(value, dict)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
