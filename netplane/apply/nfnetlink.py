@@ -1,0 +1,305 @@
+"""A NETLINK_NETFILTER socket: dumps of sets, and transactions.
+
+The socket is Python's own. pyroute2's would run an event loop and decode every message into
+dictionaries; here one ``sendmsg`` carries thousands of elements packed by
+``netplane.core.nftables.wire_elements``, and a dump is read by ``wire_dump`` as it comes. What is
+left is a socket with two buffers and a sequence number.
+
+nfnetlink works within ``sendmsg``: when it returns, the transaction has been committed or refused
+and the answers wait in our receive queue. The deadline guards against a kernel that does not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Final, Self
+
+from netplane.apply.netns import Namespace
+from netplane.apply.nfnetlink_errors import batch_error, describe, transaction_error
+from netplane.core.model.address import Family
+from netplane.core.nftables.layout import TABLE, SetLayout
+from netplane.core.nftables.wire import (
+    PROTOCOL_FAMILY,
+    Answer,
+    Message,
+    MessageFlag,
+    MessageType,
+    Reply,
+    answer,
+    attributes,
+    batch,
+    frame,
+    read_number,
+    read_text,
+    replies,
+)
+from netplane.core.nftables.wire_dump import Dump, DumpReader
+from netplane.core.nftables.wire_elements import dump_request
+from netplane.errors import ApplyError, BusyError, RefusedError, StaleError, WireError
+
+# Linux's numbers; the socket module has none of them (linux/netlink.h, asm-generic/socket.h).
+_SOL_NETLINK: Final = 270
+_NETLINK_CAP_ACK: Final = 10
+_NETLINK_EXT_ACK: Final = 11
+_NETLINK_NETFILTER: Final = 12
+_SO_SNDBUFFORCE: Final = 32
+_SO_RCVBUFFORCE: Final = 33
+
+# Large enough for a transaction of 100,000 elements, and for an error for each message of it. It
+# is a limit, not memory: the kernel charges what is queued.
+_BUFFER = 64 << 20
+_DATAGRAM = 1 << 16  # the kernel's dumps come in at most 32 KiB
+_KERNEL_PORT = 0
+_DUMP_ATTEMPTS = 10
+_SEQUENCE_LIMIT = 1 << 31
+_NFTA_GEN_ID = 1
+_NFTA_CHAIN_TABLE = 1
+_NFTA_CHAIN_NAME = 3
+_NFGEN_SIZE = 4
+
+
+class NfnetlinkSocket:
+    """nftables of one namespace, through one socket; a context manager, used by one thread.
+
+    The socket is opened by the namespace's thread and belongs to it from then on; the methods may
+    be called by any thread.
+
+    Every method raises PrivilegeError without CAP_NET_ADMIN, BusyError when the kernel does not
+    answer within ``timeout`` seconds, and WireError when it answers something unexpected.
+    """
+
+    def __init__(
+        self, namespace: Namespace, *, timeout: float = 60.0, buffer: int = _BUFFER
+    ) -> None:
+        self._namespace = namespace
+        self._timeout = timeout
+        self._buffer = buffer
+        self._sequence = 0
+        self._socket: socket.socket | None = None
+
+    def __enter__(self) -> Self:
+        self._socket = self._namespace.call(self._open)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def generation(self) -> int:
+        """The ruleset's generation id: it moves with every transaction of anybody's."""
+        request = Message(MessageType.NFT_MSG_GETGEN, 0, Family.IPV4, b"")
+        for reply in self._ask(request):
+            for kind, start, end in attributes(reply.body, _NFGEN_SIZE, len(reply.body)):
+                if kind == _NFTA_GEN_ID:
+                    return read_number(reply.body, start, end)
+        raise WireError("no generation id in the kernel's answer")
+
+    def dump_elements(self, family: Family, layout: SetLayout) -> Dump:
+        """The elements of one set.
+
+        Raises:
+            RefusedError: There is no such table or set (errno ENOENT).
+            StaleError: Others changed the set each time while it was being read.
+        """
+        request = dump_request(layout, family)
+        for _ in range(_DUMP_ATTEMPTS):
+            reader = DumpReader(layout, family)
+            consistent = True
+            for reply in self._ask(request):
+                consistent &= not reply.flags & MessageFlag.NLM_F_DUMP_INTR
+                if reply.kind == MessageType.NFT_MSG_NEWSETELEM:
+                    reader.feed(reply.body)
+            if consistent:
+                return reader.finish()
+        raise StaleError(f"the set {layout.name} kept changing while it was read; observe again")
+
+    def chains(self, family: Family) -> frozenset[str]:
+        """The names of our table's chains; empty where there is no table."""
+        request = Message(MessageType.NFT_MSG_GETCHAIN, MessageFlag.NLM_F_DUMP, family, b"")
+        for _ in range(_DUMP_ATTEMPTS):
+            names = set()
+            consistent = True
+            for reply in self._ask(request):
+                consistent &= not reply.flags & MessageFlag.NLM_F_DUMP_INTR
+                table, name = _table_and_chain(reply.body)
+                if table == TABLE:
+                    names.add(name)
+            if consistent:
+                return frozenset(names)
+        raise StaleError("the chains kept changing while they were read; observe again")
+
+    def commit(self, messages: Sequence[Message], *, generation: int | None) -> None:
+        """Apply all of the messages at once, or nothing.
+
+        Args:
+            messages: In the order the kernel is to check them; none means nothing to do.
+            generation: What was observed; None commits onto whatever is there.
+
+        Raises:
+            StaleError: The ruleset is no longer of that generation, nothing was written; or the
+                kernel's answer was lost and the generation has moved, so it may have been.
+            TransactionRefusedError: Messages were refused, each is told; nothing was written.
+            BusyError: The kernel is short of memory; nothing was written.
+        """
+        if not messages:
+            return
+        before = self.generation() if generation is None else generation
+        first = self._next(len(messages) + 2)
+        try:
+            self._drain()
+            self._send(b"".join(batch(messages, first, generation)))
+            failed, refused = self._outcome(first, len(messages))
+        except OSError as exc:
+            if exc.errno == errno.ENOBUFS:
+                raise self._lost_answer(before) from exc
+            raise _socket_error(exc, self._timeout) from exc
+        if failed is not None:
+            raise batch_error(failed)
+        if refused:
+            raise transaction_error(messages, refused)
+
+    def _outcome(self, first: int, count: int) -> tuple[Answer | None, list[tuple[int, Answer]]]:
+        """The answer to BATCH_BEGIN if there is one, and the errors by index of their message.
+
+        BATCH_BEGIN is answered only where the transaction failed as a whole; else the last
+        message's answer is the last of all.
+        """
+        refused: list[tuple[int, Answer]] = []
+        for reply in self._receive():
+            index = reply.sequence - first - 1
+            if reply.kind != MessageType.NLMSG_ERROR or not -1 <= index < count:
+                continue
+            said = answer(reply)
+            if index == -1:
+                return said, refused
+            if said.errno:
+                refused.append((index, said))
+            if index == count - 1:
+                break
+        return None, refused
+
+    def _lost_answer(self, before: int) -> ApplyError:
+        """What to tell when the receive buffer overflowed: only the generation knows."""
+        self._drain()
+        if self.generation() == before:
+            return BusyError("the kernel's errors overflowed the buffer; nothing was written")
+        return StaleError("the kernel's answer was lost, the ruleset has moved; observe again")
+
+    def _ask(self, request: Message) -> Iterator[Reply]:
+        """Send one message; its answers, up to the end of the dump or the single answer."""
+        number = self._next(1)
+        flags = MessageFlag.NLM_F_REQUEST | request.flags
+        family = PROTOCOL_FAMILY[request.family]
+        dump = request.flags & MessageFlag.NLM_F_DUMP
+        try:
+            self._drain()
+            self._send(frame(request.kind, flags, family, request.attributes, number))
+            for reply in self._receive():
+                if reply.sequence != number:
+                    continue
+                if reply.kind in {MessageType.NLMSG_ERROR, MessageType.NLMSG_DONE}:
+                    said = answer(reply)
+                    if said.errno:
+                        raise _ask_error(said, request)
+                    return
+                yield reply
+                if not dump:
+                    return
+        except OSError as exc:
+            raise _socket_error(exc, self._timeout) from exc
+
+    def _next(self, count: int) -> int:
+        """The first of so many sequence numbers."""
+        if self._sequence + count > _SEQUENCE_LIMIT:
+            self._sequence = 0
+        first = self._sequence + 1
+        self._sequence += count
+        return first
+
+    def _open(self) -> socket.socket:
+        opened = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER
+        )
+        try:
+            for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK):
+                opened.setsockopt(_SOL_NETLINK, option, 1)
+            for forced, asked in (
+                (_SO_SNDBUFFORCE, socket.SO_SNDBUF),
+                (_SO_RCVBUFFORCE, socket.SO_RCVBUF),
+            ):
+                # In a user namespace before Linux 5.18 only the system's limit can be had.
+                try:
+                    opened.setsockopt(socket.SOL_SOCKET, forced, self._buffer)
+                except PermissionError:
+                    opened.setsockopt(socket.SOL_SOCKET, asked, self._buffer)
+            opened.bind((0, 0))
+            # Connected to the kernel, nobody else can send to us.
+            opened.connect((_KERNEL_PORT, 0))
+        except BaseException:
+            opened.close()
+            raise
+        return opened
+
+    def _send(self, datagram: bytes) -> None:
+        assert self._socket is not None, "use NfnetlinkSocket as a context manager"
+        self._socket.settimeout(self._timeout)
+        self._socket.send(datagram)
+
+    def _receive(self) -> Iterator[Reply]:
+        """The kernel's messages as they come, until nobody asks for more."""
+        assert self._socket is not None, "use NfnetlinkSocket as a context manager"
+        deadline = time.monotonic() + self._timeout
+        while True:
+            self._socket.settimeout(max(0.001, deadline - time.monotonic()))
+            datagram, _, flags, sender = self._socket.recvmsg(_DATAGRAM)
+            if sender[0] != _KERNEL_PORT:
+                continue
+            if flags & socket.MSG_TRUNC:
+                raise WireError("a datagram larger than the kernel sends", len(datagram))
+            yield from replies(datagram)
+
+    def _drain(self) -> None:
+        """Throw away what an abandoned dump or transaction left in the queue."""
+        assert self._socket is not None, "use NfnetlinkSocket as a context manager"
+        self._socket.settimeout(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._socket.recv(_DATAGRAM)
+
+
+def _ask_error(said: Answer, request: Message) -> ApplyError:
+    """What an error that answers a question means."""
+    if said.errno in {errno.ENOENT, errno.EAFNOSUPPORT}:
+        name = f"set {request.layout.name}" if request.layout is not None else "table"
+        words = describe(said.errno, said.words)
+        return RefusedError(f"no {name} in the table {TABLE}: {words}", errno=said.errno)
+    return batch_error(said)
+
+
+def _socket_error(exc: OSError, timeout: float) -> ApplyError:
+    """Translate what the socket itself raised."""
+    if isinstance(exc, TimeoutError):
+        return BusyError(f"the kernel did not answer within {timeout:.0f} s; try again")
+    return batch_error(Answer(0, exc.errno or 0))
+
+
+def _table_and_chain(body: bytes) -> tuple[str, str]:
+    """The names in a NEWCHAIN message, from its ``nfgenmsg`` on."""
+    table = chain = ""
+    for kind, start, end in attributes(body, _NFGEN_SIZE, len(body)):
+        if kind == _NFTA_CHAIN_TABLE:
+            table = read_text(body, start, end)
+        elif kind == _NFTA_CHAIN_NAME:
+            chain = read_text(body, start, end)
+    return table, chain

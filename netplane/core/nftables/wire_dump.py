@@ -1,0 +1,295 @@
+"""Dumps of sets to typed elements: what GETSETELEM answers, read in one pass.
+
+Elements of one set and one kernel are built alike, so a map of slots, the large kind, is read with
+one ``struct.Struct`` for all its elements, and each element's headers are compared with those of
+the first. Whatever differs is read attribute by attribute, which also judges hostile bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final, NamedTuple, TypeAlias
+
+from netplane.core.model.address import Family
+from netplane.core.nftables.layout import Key, SetLayout, Value, Values, Verdict
+from netplane.core.nftables.observed import HOLE
+from netplane.core.nftables.wire import attributes, read_number, read_text
+from netplane.core.nftables.wire_elements import (
+    NFT_GOTO,
+    NFTA_DATA_VALUE,
+    NFTA_DATA_VERDICT,
+    NFTA_LIST_ELEM,
+    NFTA_SET_ELEM_DATA,
+    NFTA_SET_ELEM_KEY,
+    NFTA_SET_ELEM_KEY_END,
+    NFTA_SET_ELEM_LIST_ELEMENTS,
+    NFTA_SET_ELEM_LIST_SET,
+    NFTA_SET_ELEM_USERDATA,
+    NFTA_VERDICT_CHAIN,
+    NFTA_VERDICT_CODE,
+    VERDICT_CODES,
+)
+from netplane.core.nftables.wire_keys import (
+    ADDRESS_SIZE,
+    SLOT,
+    key_size,
+    key_unpacker,
+    unpack_backend,
+    unpack_source,
+)
+from netplane.core.plan.port import Backend
+from netplane.errors import WireError
+
+_NFGEN_SIZE = 4
+_NFTA_SET_ELEM_EXPR = 7
+_NFTA_EXPR_DATA = 2
+_NFTA_COUNTER_PACKETS = 2
+_NFT_JUMP: Final = -3
+_VERDICT_WORDS: Final = {code: word for word, code in VERDICT_CODES.items()}
+_SLOT_LIMIT = 1 << 16  # the key is declared as `numgen random mod 65536`
+_LENGTH = struct.Struct("=H")
+
+
+class Dump(NamedTuple):
+    """The elements of one set.
+
+    Attributes:
+        elements: As ``layout`` describes them; HOLE stands where a slot below the highest one has
+            no element.
+        packets: By the same keys, where elements have counters: one number per slot, else one.
+    """
+
+    elements: dict[Key, Value]
+    packets: dict[Key, tuple[int, ...]]
+
+
+class RawElement(NamedTuple):
+    """An element's parts, not interpreted; ``packets`` is -1 without a counter."""
+
+    key: bytes
+    key_end: bytes
+    value: bytes
+    verdict: str
+    comment: str
+    packets: int
+
+
+_Slots: TypeAlias = dict[bytes, dict[bytes, tuple[bytes, int]]]
+
+
+class DumpReader:
+    """Collects the messages of one set's dump: ``feed`` each, then ``finish``.
+
+    Every method raises WireError for bytes that are not elements of that set.
+    """
+
+    def __init__(self, layout: SetLayout, family: Family) -> None:
+        self._layout = layout
+        self._family = family
+        self._key_size = key_size(layout.keys, family)
+        self._value_size = ADDRESS_SIZE[family] + 4
+        self._slots: _Slots = {}  # frontend, slot: backend and packets, in the kernel's bytes
+        self._elements: dict[Key, Value] = {}
+        self._packets: dict[Key, tuple[int, ...]] = {}
+
+    def feed(self, body: bytes) -> None:
+        """Read one NEWSETELEM message, from its ``nfgenmsg`` on."""
+        if len(body) < _NFGEN_SIZE:
+            raise WireError("half a netfilter header", len(body))
+        for kind, start, end in attributes(body, _NFGEN_SIZE, len(body)):
+            if kind == NFTA_SET_ELEM_LIST_SET:
+                name = read_text(body, start, end)
+                if name != self._layout.name:
+                    raise WireError(f"elements of {name!r} for {self._layout.name!r}", start)
+            elif kind == NFTA_SET_ELEM_LIST_ELEMENTS:
+                self._feed_list(body, start, end)
+
+    def finish(self) -> Dump:
+        """Everything read so far, slots put in order."""
+        if self._slots:
+            self._join_slots()
+        return Dump(self._elements, self._packets)
+
+    def _feed_list(self, body: bytes, start: int, end: int) -> None:
+        uniform = self._layout.values is Values.SLOTS and self._layout.counter and start < end
+        if uniform and self._feed_uniform(body, start, end):
+            return
+        for kind, first, last in attributes(body, start, end):
+            if kind != NFTA_LIST_ELEM:
+                raise WireError(f"a list with an attribute of type {kind}", first)
+            self._feed_element(body, first, last)
+
+    def _feed_uniform(self, body: bytes, start: int, end: int) -> bool:
+        """Read a list of counted slots if its elements are all built alike; False if not."""
+        front, value = self._key_size, self._value_size
+        # Three headers, the key, two headers, the backend; EXPR, NAME and its string, DATA and
+        # BYTES in 24 bytes, the bytes counted, PACKETS, the packets counted.
+        row = struct.Struct(f">12x{front}s{SLOT.size}s8x{value}s24x8x4xQ")
+        if not self._is_regular(body, start, end, row):
+            return False
+        size, data, counter = row.size, 12 + front + SLOT.size, 20 + front + SLOT.size + value
+        headers = (*range(12), *range(data, data + 8), *range(counter, counter + 24))
+        count = (end - start) // size
+        for offset in (*headers, *range(counter + 32, counter + 36)):
+            # A column of one byte per element: the same everywhere, or they are not alike.
+            if body[start + offset : end : size].count(body[start + offset]) != count:
+                return False
+        slots = self._slots
+        for frontend, slot, backend, packets in row.iter_unpack(body[start:end]):
+            entry = slots.get(frontend)
+            if entry is None:
+                entry = slots[frontend] = {}
+            entry[slot] = (backend, packets)
+        return True
+
+    def _is_regular(self, body: bytes, start: int, end: int, row: struct.Struct) -> bool:
+        """Whether a list may be such rows: its first element is one, and its size fits."""
+        if (end - start) % row.size or _LENGTH.unpack_from(body, start)[0] != row.size:
+            return False
+        try:
+            raw = read_element(body, start + 4, start + row.size)
+        except WireError:
+            return False
+        frontend, slot, backend, packets = row.unpack_from(body, start)
+        return raw == (frontend + slot, b"", backend, "", "", packets)
+
+    def _slot(self, frontend: bytes) -> dict[bytes, tuple[bytes, int]]:
+        return self._slots.setdefault(frontend, {})
+
+    def _feed_element(self, body: bytes, start: int, end: int) -> None:
+        layout = self._layout
+        raw = read_element(body, start, end)
+        slot_size = SLOT.size if layout.values is Values.SLOTS else 0
+        if len(raw.key) != self._key_size + slot_size:
+            raise WireError(f"a key of {len(raw.key)} bytes in {layout.name}", start)
+        if layout.values is Values.SLOTS:
+            if len(raw.value) != self._value_size:
+                raise WireError(f"a backend of {len(raw.value)} bytes in {layout.name}", start)
+            size = self._key_size
+            self._slot(raw.key[:size])[raw.key[size:]] = (raw.value, raw.packets)
+            return
+        key = self._read_key(raw)
+        if layout.values is Values.VERDICT:
+            if not raw.verdict:
+                raise WireError(f"an element without a verdict in {layout.name}", start)
+            self._elements[key] = Verdict(raw.verdict, raw.comment)
+        else:
+            self._elements[key] = None
+        if raw.packets >= 0:
+            self._packets[key] = (raw.packets,)
+
+    def _read_key(self, raw: RawElement) -> Key:
+        if not self._layout.interval:
+            return key_unpacker(self._layout.keys, self._family)(raw.key)
+        return unpack_source(self._family, raw.key, raw.key_end or raw.key)
+
+    def _join_slots(self) -> None:
+        unpack_key = key_unpacker(self._layout.keys, self._family)
+        numbers = [SLOT.pack(slot) for slot in range(max(map(len, self._slots.values())))]
+        counted = self._layout.counter
+        for frontend, entry in self._slots.items():
+            key = unpack_key(frontend)
+            try:
+                rows = [entry[slot] for slot in numbers[: len(entry)]]
+            except KeyError:
+                self._elements[key], self._packets[key] = _with_holes(entry)
+                continue
+            self._elements[key] = tuple([unpack_backend(backend) for backend, _ in rows])
+            if counted:
+                self._packets[key] = tuple([packets for _, packets in rows])
+
+
+def _with_holes(
+    entry: dict[bytes, tuple[bytes, int]],
+) -> tuple[tuple[Backend, ...], tuple[int, ...]]:
+    """The backends and packets of an entry whose slots are not 0..N-1, which ours always are."""
+    rows = {SLOT.unpack(slot)[0]: row for slot, row in entry.items()}
+    size = max(rows) + 1
+    if size > _SLOT_LIMIT:
+        raise WireError(f"a frontend with the slot {size - 1}")
+    backends, packets = [HOLE] * size, [0] * size
+    for slot, (backend, count) in rows.items():
+        backends[slot] = unpack_backend(backend)
+        packets[slot] = max(count, 0)
+    return tuple(backends), tuple(packets)
+
+
+def read_element(body: bytes, start: int, end: int) -> RawElement:
+    """The parts of the element between two offsets, its own header not included.
+
+    Raises:
+        WireError: It has no key, or an attribute is broken.
+    """
+    key = key_end = value = b""
+    verdict = comment = ""
+    packets = -1
+    for kind, first, last in attributes(body, start, end):
+        if kind == NFTA_SET_ELEM_KEY:
+            key = _read_value(body, first, last)
+        elif kind == NFTA_SET_ELEM_KEY_END:
+            key_end = _read_value(body, first, last)
+        elif kind == NFTA_SET_ELEM_DATA:
+            value, verdict = _read_data(body, first, last)
+        elif kind == NFTA_SET_ELEM_USERDATA:
+            comment = _read_comment(body[first:last])
+        elif kind == _NFTA_SET_ELEM_EXPR:
+            packets = _read_counter(body, first, last)
+    if not key or (key_end and len(key_end) != len(key)):
+        raise WireError("an element without a whole key", start)
+    return RawElement(key, key_end, value, verdict, comment, packets)
+
+
+def _read_value(body: bytes, start: int, end: int) -> bytes:
+    for kind, first, last in attributes(body, start, end):
+        if kind == NFTA_DATA_VALUE:
+            return body[first:last]
+    raise WireError("a key without a value", start)
+
+
+def _read_data(body: bytes, start: int, end: int) -> tuple[bytes, str]:
+    for kind, first, last in attributes(body, start, end):
+        if kind == NFTA_DATA_VALUE:
+            return body[first:last], ""
+        if kind == NFTA_DATA_VERDICT:
+            return b"", _read_verdict(body, first, last)
+    raise WireError("a value without data", start)
+
+
+def _read_verdict(body: bytes, start: int, end: int) -> str:
+    """The chain of a goto, or nft's words for a verdict that somebody else put there."""
+    code, chain = 0, ""
+    for kind, first, last in attributes(body, start, end):
+        if kind == NFTA_VERDICT_CODE:
+            code = read_number(body, first, last)
+            code -= (code & 0x80000000) << 1
+        elif kind == NFTA_VERDICT_CHAIN:
+            chain = read_text(body, first, last)
+    if code == NFT_GOTO and chain:
+        return chain
+    if code == _NFT_JUMP and chain:
+        return f"jump {chain}"
+    if code not in _VERDICT_WORDS:
+        raise WireError(f"a verdict with the code {code}", start)
+    return _VERDICT_WORDS[code]
+
+
+def _read_comment(raw: bytes) -> str:
+    """The comment among type-length-values of one byte each; "" where there is none."""
+    position = 0
+    while position + 2 <= len(raw):
+        kind, size = raw[position], raw[position + 1]
+        payload = raw[position + 2 : position + 2 + size]
+        if kind == 0:
+            return payload.partition(b"\0")[0].decode(errors="replace")
+        position += 2 + size
+    return ""
+
+
+def _read_counter(body: bytes, start: int, end: int) -> int:
+    """The packets of a counter expression; -1 where it is something else."""
+    for kind, first, last in attributes(body, start, end):
+        if kind == _NFTA_EXPR_DATA:
+            for inner, low, high in attributes(body, first, last):
+                if inner == _NFTA_COUNTER_PACKETS and high - low == 8:  # noqa: PLR2004 (a u64)
+                    return int.from_bytes(body[low:high], "big")
+    return -1

@@ -1,0 +1,179 @@
+"""A table's change as a series of transactions of bounded size, each a safe state to stay in.
+
+One transaction is best: nothing is ever half done. But the kernel lets nobody else list or change
+nftables while it takes one, so a large change is cut. The cut keeps three promises:
+
+- data before the verdict that makes it reachable, and the reverse on removal: first everything
+  that is added or replaced, in the order of SETS, then everything that goes, in reverse order;
+- an element and the one that replaces it travel in one transaction, source ranges of a frontend
+  that are replaced by others, too (the kernel refuses ranges that overlap);
+- chains come before all elements and go after them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Final, TypeVar
+
+from netplane.core.model.address import Family
+from netplane.core.nftables.diff import ElementDelta
+from netplane.core.nftables.layout import SETS, Key, SetLayout, Value
+from netplane.core.nftables.wire import Message
+from netplane.core.nftables.wire_elements import (
+    add_elements,
+    add_slots,
+    delete_elements,
+    delete_slots,
+    flush_set,
+)
+from netplane.core.plan.port import Backend
+
+_T = TypeVar("_T")
+
+#: Elements in one transaction: 20,000 keep the kernel some 50 ms.
+DEFAULT_LIMIT: Final = 20_000
+
+_REPLACED_TOGETHER = 256
+_FRONTEND_FIELDS = 3
+
+
+def transactions(
+    family: Family,
+    elements: dict[str, ElementDelta],
+    *,
+    before: Sequence[Message] = (),
+    after: Sequence[Message] = (),
+    limit: int = DEFAULT_LIMIT,
+) -> Iterator[list[Message]]:
+    """The messages of each transaction, in the order they are to be committed.
+
+    Args:
+        family: Of the table.
+        elements: By set name, what changes.
+        before: Messages that make chains; in the first transaction.
+        after: Messages that delete chains; in the last one.
+        limit: Elements per transaction. A change of fewer is one transaction, and so is one that
+            empties a set first.
+    """
+    layouts = [layout for layout in SETS if layout.name in elements]
+    whole = any(delta.flush for delta in elements.values())
+    if whole or sum(map(_operations, elements.values())) <= limit:
+        messages = [*before]
+        for layout in layouts:
+            messages += _at_once(family, layout, elements[layout.name])
+        messages += after
+        if messages:
+            yield messages
+        return
+    units = _units(family, [(layout, elements[layout.name]) for layout in layouts])
+    yield from _packed(before, units, after, limit)
+
+
+def _operations(delta: ElementDelta) -> int:
+    """How many elements at least; a whole entry of a SLOTS map is several."""
+    entries = (*delta.delete, *delta.add)
+    slots = sum(len(value) for _, value in entries if type(value) is tuple)
+    return len(entries) + slots + len(delta.delete_slots) + len(delta.add_slots)
+
+
+def _at_once(family: Family, layout: SetLayout, delta: ElementDelta) -> Iterator[Message]:
+    """Everything of one set: the deletions first, so that a value is replaced by both."""
+    if delta.flush:
+        yield flush_set(layout, family)
+    yield from delete_elements(layout, family, delta.delete)
+    yield from delete_slots(layout, family, delta.delete_slots)
+    yield from add_elements(layout, family, delta.add)
+    yield from add_slots(layout, family, delta.add_slots)
+
+
+def _units(
+    family: Family, deltas: Sequence[tuple[SetLayout, ElementDelta]]
+) -> Iterator[list[Message]]:
+    """Messages that belong together, in order."""
+    going: list[tuple[SetLayout, list[tuple[Key, Value]], list[tuple[Key, int]]]] = []
+    for layout, delta in deltas:
+        replaced = _replaced(layout, delta)
+        yield from _replacements(family, layout, delta, replaced)
+        arriving = [row for row in delta.add if _owner(layout, row[0]) not in replaced]
+        yield from ([m] for m in add_elements(layout, family, arriving))
+        new = {(key, slot) for key, slot, _ in delta.add_slots}
+        taken = set(delta.delete_slots)
+        swapped = [row for row in delta.add_slots if row[:2] in taken]
+        yield from _swaps(family, layout, swapped)
+        fresh = (row for row in delta.add_slots if row[:2] not in taken)
+        yield from ([m] for m in add_slots(layout, family, fresh))
+        leaving = [row for row in delta.delete if _owner(layout, row[0]) not in replaced]
+        going.append((layout, leaving, [row for row in delta.delete_slots if row not in new]))
+    for layout, entries, slots in reversed(going):
+        yield from ([m] for m in delete_elements(layout, family, entries))
+        yield from ([m] for m in delete_slots(layout, family, slots))
+
+
+def _owner(layout: SetLayout, key: Key) -> Key:
+    """What is replaced as one: an element, but of source ranges all those of a frontend."""
+    return key[:_FRONTEND_FIELDS] if layout.interval else key
+
+
+def _replaced(layout: SetLayout, delta: ElementDelta) -> dict[Key, None]:
+    """Owners with both something deleted and something added, in order."""
+    deleted = {_owner(layout, key) for key, _ in delta.delete}
+    owners = (_owner(layout, key) for key, _ in delta.add)
+    return dict.fromkeys(owner for owner in owners if owner in deleted)
+
+
+def _replacements(
+    family: Family, layout: SetLayout, delta: ElementDelta, owners: dict[Key, None]
+) -> Iterator[list[Message]]:
+    """Units that delete and add the entries of some owners each."""
+    old, new = _by_owner(layout, delta.delete, owners), _by_owner(layout, delta.add, owners)
+    for chunk in _chunks(owners, _REPLACED_TOGETHER):
+        gone = [row for owner in chunk for row in old[owner]]
+        come = [row for owner in chunk for row in new[owner]]
+        yield [*delete_elements(layout, family, gone), *add_elements(layout, family, come)]
+
+
+def _by_owner(
+    layout: SetLayout, entries: Iterable[tuple[Key, Value]], owners: dict[Key, None]
+) -> dict[Key, list[tuple[Key, Value]]]:
+    found: dict[Key, list[tuple[Key, Value]]] = {}
+    for key, value in entries:
+        owner = _owner(layout, key)
+        if owner in owners:
+            found.setdefault(owner, []).append((key, value))
+    return found
+
+
+def _swaps(
+    family: Family, layout: SetLayout, slots: list[tuple[Key, int, Backend]]
+) -> Iterator[list[Message]]:
+    """Units that give some slots another backend each."""
+    for chunk in _chunks(slots, _REPLACED_TOGETHER):
+        old = delete_slots(layout, family, ((key, slot) for key, slot, _ in chunk))
+        yield [*old, *add_slots(layout, family, chunk)]
+
+
+def _chunks(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def _packed(
+    before: Sequence[Message],
+    units: Iterator[list[Message]],
+    after: Sequence[Message],
+    limit: int,
+) -> Iterator[list[Message]]:
+    """Fill transactions with whole units."""
+    waiting, count = [*before], 0
+    for unit in units:
+        size = sum(message.elements for message in unit)
+        if count and count + size > limit:
+            yield waiting
+            waiting, count = [], 0
+        waiting += unit
+        count += size
+    waiting += after
+    if waiting:
+        yield waiting
