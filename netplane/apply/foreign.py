@@ -62,7 +62,7 @@ def find_kube_proxy(namespace: Namespace) -> KubeProxy:
     Raises:
         PrivilegeError: We may not look.
     """
-    families = _nft_tables(namespace)
+    families = nft_tables(namespace)
     return KubeProxy(
         pids=_processes(namespace),
         canaries=(*_nft_canaries(namespace, families), *_legacy_canaries(namespace)),
@@ -118,7 +118,7 @@ class _NftListing(msgspec.Struct):
     nftables: list[_NftObject]
 
 
-def _nft_tables(namespace: Namespace) -> dict[str, set[str]]:
+def nft_tables(namespace: Namespace) -> dict[str, set[str]]:
     """The names of all nft tables, by family."""
     if find("nft") is None:
         return {}

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 import msgspec
 
 from netplane.apply.dataplane import Dataplane
-from netplane.apply.foreign import legacy_tables
+from netplane.apply.foreign import legacy_tables, nft_tables
 from netplane.apply.iptables_tools import Variant, detect_variant
 from netplane.apply.netns import Namespace
 from netplane.apply.tools import find
 from netplane.config import Mode
+from netplane.core.nftables.layout import TABLE
 
 _LEGACY_LISTINGS = ("ip_tables_names", "ip6_tables_names")
 
@@ -50,7 +51,7 @@ def open_all(namespace: Namespace, mode: Mode | None = None) -> tuple[tuple[str,
     if mode != "nftables":
         variants = tuple(_variants(namespace))
         found += [
-            (f"iptables ({variant.value})", _iptables(namespace, variant))
+            (_name(variant), _iptables(namespace, variant))
             for variant in variants or ((detect_variant(namespace),) if mode else ())
         ]
     if mode == "nftables" or (mode is None and find("nft") is not None):
@@ -60,12 +61,19 @@ def open_all(namespace: Namespace, mode: Mode | None = None) -> tuple[tuple[str,
 
 def leftovers(mode: Mode, namespace: Namespace) -> tuple[Leftover, ...]:
     """What of ours is in the kernel besides the mode in use."""
-    used = f"iptables ({detect_variant(namespace).value})" if mode == "iptables" else "nftables"
-    return tuple(
-        Leftover(name, dataplane)
-        for name, dataplane in open_all(namespace)
-        if name != used and dataplane.status().installed
-    )
+    host = detect_variant(namespace) if mode == "iptables" else None
+    found = []
+    for variant in _variants(namespace):
+        dataplane = _iptables(namespace, variant)
+        if variant is not host and dataplane.status().installed:
+            found.append(Leftover(_name(variant), dataplane))
+    if mode != "nftables" and any(TABLE in names for names in nft_tables(namespace).values()):
+        found.append(Leftover("nftables", _nftables(namespace)))
+    return tuple(found)
+
+
+def _name(variant: Variant) -> str:
+    return f"iptables ({variant.value})"
 
 
 def _iptables(namespace: Namespace, variant: Variant | None = None) -> Dataplane:

@@ -36,6 +36,10 @@ COMMANDS = {
 }
 
 
+class _ReaderLeftError(Exception):
+    """A broken pipe, in a form that click does not turn into the exit status 1."""
+
+
 class LazyGroup(click.Group):
     """A group whose commands are modules of ``netplane.cli``, imported when invoked."""
 
@@ -58,6 +62,13 @@ class LazyGroup(click.Group):
         del ctx
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as exc:
+            raise _ReaderLeftError from exc
 
 
 @click.command(
@@ -87,7 +98,7 @@ def main(arguments: Sequence[str]) -> int:
         return exc.exit_status
     except (KeyboardInterrupt, click.Abort):
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
+    except (BrokenPipeError, _ReaderLeftError):
         # The reader has what it wanted. Python flushes stdout once more at exit: into nothing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_PIPE

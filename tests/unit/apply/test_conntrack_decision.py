@@ -1,0 +1,83 @@
+"""Which UDP flows must go: the decision alone, without a kernel."""
+
+from __future__ import annotations
+
+import pytest
+
+from netplane.apply.conntrack import Flow, Local, removed_frontends, stale
+from netplane.core.model.address import Family
+from netplane.core.plan.changes import Action, Changes, ServiceChange
+from netplane.core.plan.conntrack import UdpFlows
+from netplane.core.plan.port import Backend
+
+_DESIRED = UdpFlows(
+    frontends={
+        ("10.96.0.10", 53): frozenset({Backend("10.244.1.1", 5353)}),
+        ("10.96.0.11", 53): frozenset(),
+    },
+    node_ports={30053: frozenset({Backend("10.244.1.1", 5353)})},
+    service_cidrs=("10.96.0.0/16",),
+)
+_LOCAL = Local(frozenset({"192.0.2.1"}))
+
+
+def _flow(destination: str, port: int, answers: str = "", answer_port: int = 0) -> Flow:
+    return Flow("10.244.9.9", 4000, destination, port, answers or destination, answer_port or port)
+
+
+@pytest.mark.parametrize(
+    ("flow", "goes"),
+    [
+        pytest.param(_flow("10.96.0.10", 53, "10.244.1.1", 5353), False, id="good backend"),
+        pytest.param(_flow("10.96.0.10", 53, "10.244.1.2", 5353), True, id="backend gone"),
+        pytest.param(_flow("10.96.0.10", 53, "10.244.1.1", 53), True, id="backend, other port"),
+        pytest.param(_flow("10.96.0.10", 53), True, id="never translated"),
+        pytest.param(_flow("10.96.0.10", 54), False, id="other port, never translated"),
+        pytest.param(_flow("10.96.0.11", 53, "10.244.1.1", 5353), True, id="no endpoints left"),
+        pytest.param(_flow("10.96.0.99", 53, "10.244.1.1", 5353), True, id="service gone"),
+        pytest.param(_flow("10.96.0.99", 53), False, id="service range, never translated"),
+        pytest.param(_flow("192.0.2.1", 30053, "10.244.1.1", 5353), False, id="NodePort"),
+        pytest.param(_flow("192.0.2.1", 30053, "10.244.1.2", 5353), True, id="NodePort, gone"),
+        pytest.param(_flow("127.0.0.1", 30053), True, id="NodePort on loopback"),
+        pytest.param(_flow("198.51.100.9", 30053), False, id="NodePort's number elsewhere"),
+        pytest.param(_flow("203.0.113.5", 53, "10.244.1.1", 53), False, id="somebody's DNAT"),
+    ],
+)
+def test_stale(flow: Flow, goes: bool) -> None:
+    assert stale([flow], _DESIRED, _LOCAL) == ([flow] if goes else [])
+
+
+def test_node_port_addresses_limit_what_a_node_port_is() -> None:
+    flow = _flow("192.0.2.1", 30053, "10.244.1.2", 5353)
+    only = Local(frozenset({"192.0.2.1", "192.0.2.2"}), frozenset({"192.0.2.2"}))
+    assert stale([flow], _DESIRED, only) == []
+    loopback = Local(frozenset(), frozenset({"127.0.0.1"}))
+    assert stale([_flow("127.0.0.5", 30053)], _DESIRED, loopback)
+
+
+def test_removed_frontends_take_their_translated_flows_along() -> None:
+    translated = _flow("203.0.113.5", 53, "10.244.1.1", 5353)
+    untouched = _flow("203.0.113.5", 53)
+    node_port = _flow("192.0.2.1", 30054, "10.244.1.1", 5353)
+    removed = {("203.0.113.5", 53), ("", 30054)}
+    flows = [translated, untouched, node_port]
+    assert stale(flows, _DESIRED, _LOCAL, removed) == [translated, node_port]
+
+
+def test_removed_frontends_are_read_off_the_report() -> None:
+    gone = (
+        "ClusterIP 10.96.0.10:53/udp",
+        "NodePort :30053/udp",
+        "ExternalIP [2001:db8::1]:53/udp",
+        "ClusterIP 10.96.0.10:53/tcp",
+    )
+    four, six = (
+        ServiceChange(label="a/b", family=family, action=Action.REMOVED, frontends_removed=gone)
+        for family in ("IPv4", "IPv6")
+    )
+    assert removed_frontends(Changes(services=(four,)), Family.IPV4) == {
+        ("10.96.0.10", 53),
+        ("", 30053),
+        ("2001:db8::1", 53),
+    }
+    assert removed_frontends(Changes(services=(six,)), Family.IPV4) == frozenset()
