@@ -23,7 +23,7 @@ from netplane.apply.tools import find, run
 from netplane.config import Mode
 from netplane.errors import ApplyError
 
-_OLDEST_NFT = (1, 0, 6)
+_OLDEST_NFT = (1, 0, 6)  # the oldest one tried
 _OLDEST_IPTABLES = (1, 8, 0)
 _FULL = 0.9  # of the conntrack table: new connections are dropped soon
 _PACKAGES = {"nft": "nftables", "iptables": "iptables", "ip6tables": "iptables"}

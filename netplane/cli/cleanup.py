@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from netplane.cli import options
+from netplane.errors import NetplaneError
 
 
 @click.command("cleanup", short_help="Remove all and only what is netplane's.")
@@ -26,25 +27,34 @@ def _cleanup(call: options.Call) -> int:
     from netplane.apply.modes import open_all
     from netplane.apply.netns import Namespace
     from netplane.apply.privilege import require_net_admin
-    from netplane.cli.report import CleanupReport
-    from netplane.cli.terminal import console, emit_json
-    from netplane.cli.terminal import line as styled
 
     require_net_admin()
     removed: list[str] = []
-    with Namespace(call.netns) as namespace:
-        kube_proxy = foreign.find_kube_proxy(namespace)
-        if not call.take_over:
-            foreign.refuse(kube_proxy, namespace)
-        for name, dataplane in open_all(namespace):
-            removed += [f"{name}: {line}" for line in dataplane.cleanup()]
-        removed += foreign.take_over(namespace, kube_proxy)
+    try:
+        with Namespace(call.netns) as namespace:
+            kube_proxy = foreign.find_kube_proxy(namespace)
+            if not call.take_over:
+                foreign.refuse(kube_proxy, namespace)
+            for name, dataplane in open_all(namespace):
+                removed += [f"{name}: {text}" for text in dataplane.cleanup()]
+            removed += foreign.take_over(namespace, kube_proxy)
+    except NetplaneError:
+        if removed:  # it is gone, although something failed later
+            _print(call, removed)
+        raise
+    _print(call, removed)
+    return 0
+
+
+def _print(call: options.Call, removed: list[str]) -> None:
+    from netplane.cli.report import CleanupReport
+    from netplane.cli.terminal import Screen, emit_json
+
     if call.json:
         emit_json(CleanupReport(call.netns, tuple(removed)))
-        return 0
-    out = console()
+        return
+    screen = Screen()
     for text in removed:
-        out.print(styled(("- ", "red"), text))
+        screen.print(("- ", "red"), text)
     if not removed:
-        out.print(styled("nothing to remove"))
-    return 0
+        screen.print("nothing to remove")

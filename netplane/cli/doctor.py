@@ -26,19 +26,19 @@ def command(ctx: click.Context, /, **_: object) -> int:
 def _doctor(call: options.Call) -> int:
     from netplane.apply.doctor import Finding, Level, examine
     from netplane.apply.netns import Namespace
-    from netplane.cli.terminal import console, emit_json, line
+    from netplane.cli.terminal import Screen, emit_json
 
     findings: list[Finding] = []
-    out = console()
+    screen = Screen()
     with Namespace(call.netns) as namespace:
         for finding in examine(namespace, call.mode or "iptables"):
             findings.append(finding)
             if call.json:
                 continue
             level = finding.level.value
-            out.print(line((f"{level:4}", _STYLES[level]), f"  {finding.check}: {finding.what}"))
+            screen.print((f"{level:4}", _STYLES[level]), f"  {finding.check}: {finding.what}")
             if finding.todo:
-                out.print(line("      ", (f"-> {finding.todo}", "cyan")))
+                screen.print("      ", (f"-> {finding.todo}", "cyan"))
     if call.json:
         emit_json(findings)
     return 1 if any(finding.level is Level.STOP for finding in findings) else 0

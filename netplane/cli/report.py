@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import msgspec
-from rich.text import Text
 
 from netplane.apply.conntrack import Flow
 from netplane.apply.sync import Outcome
 from netplane.cli import log
 from netplane.cli.options import Call
-from netplane.cli.terminal import console, emit_json, line
+from netplane.cli.terminal import Line, Part, Screen, emit_json
 from netplane.config import Config
 from netplane.core.model.address import join_host_port
 from netplane.core.model.problem import Problem
@@ -126,24 +125,22 @@ def print_outcome(outcome: Outcome, setting: Setting, *, written: bool, same: st
     if setting.json:
         emit_json(_document(outcome, changes, setting, written=written))
         return
-    out = console()
+    screen = Screen()
     for service in changes.services:
-        out.print(service_line(service))
+        screen.print(*service_line(service))
         for rule in service.rules:
-            out.print(_rule_line(rule))
-    for text in _base_lines(changes.base, verbose=setting.verbose):
-        out.print(text)
+            screen.print(*_rule_line(rule))
+    for base in _base_lines(changes.base, verbose=setting.verbose):
+        screen.print(*base)
     for step in outcome.also:
-        out.print(line(("* ", "cyan"), step))
+        screen.print(("* ", "cyan"), step)
     for flow in map(_flow, outcome.flows):
-        out.print(
-            line(
-                ("* ", "cyan"),
-                f"deleted the UDP flow of {flow.client} to {flow.frontend}: {flow.endpoint} "
-                "must not answer it",
-            )
+        screen.print(
+            ("* ", "cyan"),
+            f"deleted the UDP flow of {flow.client} to {flow.frontend}: {flow.endpoint} "
+            "must not answer it",
         )
-    out.print(line(_summary(changes) if outcome else same))
+    screen.print(_summary(changes) if outcome else same)
 
 
 def _document(outcome: Outcome, changes: Changes, setting: Setting, *, written: bool) -> Report:
@@ -171,47 +168,45 @@ def _flow(flow: Flow) -> FlowReport:
     )
 
 
-def service_line(change: ServiceChange) -> Text:
-    """``~ default/web:http  +2 endpoints (10.244.1.8:8080, ...)  10.244.1.7:8080 gone``."""
+def service_line(change: ServiceChange) -> Line:
+    """``~ default/web:http tcp  +1 endpoint (10.244.1.8:8080)  10.244.1.7:8080 gone``."""
     mark, style = _MARKS[change.action]
-    family = f" {change.family}" if change.family == "IPv6" else ""
-    protocol = f" {change.protocol}" if change.protocol else ""
-    text = line((f"{mark} ", style), (change.label or "?", f"bold {style}"), protocol + family)
-    for frontend in change.frontends_added:
-        text.append_text(line("  ", (f"+{frontend}", "green")))
-    for frontend in change.frontends_removed:
-        text.append_text(line("  ", (f"-{frontend}", "red")))
-    if change.endpoints_added:
-        count = len(change.endpoints_added)
-        noun = "endpoint" if count == 1 else "endpoints"
-        named = ", ".join(change.endpoints_added[:_NAMED]) + (", ..." if count > _NAMED else "")
-        text.append_text(line("  ", (f"+{count} {noun}", "green"), f" ({named})"))
-    gone = change.endpoints_removed
-    for endpoint in gone[:_NAMED]:
-        text.append_text(line("  ", (f"{endpoint} gone", "red")))
+    words = [change.protocol, change.family if change.family == "IPv6" else ""]
+    parts: list[Part] = [
+        (f"{mark} ", style),
+        (change.label or "?", f"bold {style}"),
+        *(f" {word}" for word in words if word),
+    ]
+    parts += [(f"  +{frontend}", "green") for frontend in change.frontends_added]
+    parts += [(f"  -{frontend}", "red") for frontend in change.frontends_removed]
+    added, gone = change.endpoints_added, change.endpoints_removed
+    if added:
+        more = ", ..." if len(added) > _NAMED else ""
+        noun = "endpoint" if len(added) == 1 else "endpoints"
+        parts += [(f"  +{len(added)} {noun}", "green"), f" ({', '.join(added[:_NAMED])}{more})"]
+    parts += [(f"  {endpoint} gone", "red") for endpoint in gone[:_NAMED]]
     if len(gone) > _NAMED:
-        text.append_text(line("  ", (f"and {len(gone) - _NAMED} more gone", "red")))
-    for note in change.notes:
-        text.append_text(line("  ", note))
-    return text
+        parts.append((f"  and {len(gone) - _NAMED} more gone", "red"))
+    parts += [f"  {note}" for note in change.notes]
+    return parts
 
 
-def _rule_line(rule: str) -> Text:
-    style = {"+": "green", "-": "red"}.get(rule[:1], "")
-    return line("    ", (rule, style))
+def _rule_line(rule: str) -> Line:
+    styles = {"+": "green", "-": "red"}
+    return ["    ", (rule, styles[rule[0]]) if rule[:1] in styles else rule]
 
 
-def _base_lines(base: tuple[str, ...], *, verbose: bool) -> Iterable[Text]:
+def _base_lines(base: tuple[str, ...], *, verbose: bool) -> Iterable[Line]:
     """What Services share: every line under -v, else just how many."""
     if not base:
         return
     if verbose:
-        yield line(("~ ", "yellow"), "what Services share")
+        yield [("~ ", "yellow"), "what Services share"]
         yield from map(_rule_line, base)
         return
     added = sum(text.startswith("+") for text in base)
     removed = sum(text.startswith("-") for text in base)
-    yield line(("~ ", "yellow"), f"what Services share: +{added} -{removed} lines (-v shows them)")
+    yield [("~ ", "yellow"), f"what Services share: +{added} -{removed} lines (-v shows them)"]
 
 
 def _summary(changes: Changes) -> str:

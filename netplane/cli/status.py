@@ -9,9 +9,12 @@ import click
 from netplane.cli import options
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from netplane.cli.terminal import Part
     from netplane.core.plan.status import FrontendStatus, Status
+
+_NUMBERS = ("CONNECTIONS", "SHARE")
+_COLUMNS = ("SERVICE", "KIND", "FRONTEND", "ENDPOINT", *_NUMBERS)
+_NOT_COUNTED = "-"
 
 
 @click.command("status", short_help="Show what is in the kernel now.")
@@ -46,48 +49,41 @@ def _status(call: options.Call) -> int:
 
 
 def _print(found: tuple[Status, ...], *, where: str) -> None:
-    from netplane.cli.terminal import console, line
+    from netplane.cli.terminal import Screen
 
-    out = console()
+    screen = Screen()
     installed = [status for status in found if status.installed]
     if not installed:
-        out.print(line(f"{where} holds nothing of netplane's"))
+        screen.print(f"{where} holds nothing of netplane's")
     for status in installed:
-        count = len(status.frontends)
-        out.print(line((f"{status.mode}", "bold"), f": {count} frontends in {where}"))
+        screen.print((status.mode, "bold"), f": {len(status.frontends)} frontends in {where}")
         if status.frontends:
-            out.print(_table(status.frontends))
+            rows = [row for frontend in status.frontends for row in _rows(frontend)]
+            screen.print_table(_COLUMNS, rows, right=_NUMBERS)
         for drift in status.drift:
-            out.print(line(("drift: ", "red"), drift))
+            screen.print(("drift: ", "red"), drift)
 
 
-def _table(frontends: tuple[FrontendStatus, ...]) -> Table:
-    from rich.text import Text
-
-    from netplane.cli.terminal import line, table
+def _rows(frontend: FrontendStatus) -> list[tuple[Part, ...]]:
+    """A frontend's rows: one per endpoint, or one that says what happens without any."""
     from netplane.core.model.address import join_host_port
 
-    numbers = ("CONNECTIONS", "SHARE")
-    result = table(("SERVICE", "KIND", "FRONTEND", "ENDPOINT", *numbers), right=numbers)
-    for frontend in frontends:
-        address = join_host_port(frontend.address, frontend.port)
-        head = (
-            line(frontend.label or "-"),
-            line(frontend.kind),
-            line(f"{address}/{frontend.protocol}"),
-        )
-        total = line("-" if frontend.connections is None else str(frontend.connections))
-        if not frontend.endpoints:
-            result.add_row(*head, line((frontend.verdict, "yellow")), total, Text())
-        counted = sum(endpoint.connections or 0 for endpoint in frontend.endpoints)
-        for endpoint in frontend.endpoints:
-            count = endpoint.connections
-            share = "-" if count is None or not counted else f"{100 * count / counted:.0f} %"
-            result.add_row(
-                *head,
-                line(join_host_port(endpoint.address, endpoint.port)),
-                line("-" if count is None else str(count)),
-                line(share),
+    address = join_host_port(frontend.address, frontend.port)
+    head = (frontend.label or "-", frontend.kind, f"{address}/{frontend.protocol}")
+    if not frontend.endpoints:
+        total = _NOT_COUNTED if frontend.connections is None else str(frontend.connections)
+        return [(*head, (frontend.verdict, "yellow"), total, "")]
+    counted = sum(endpoint.connections or 0 for endpoint in frontend.endpoints)
+    rows: list[tuple[Part, ...]] = []
+    for endpoint in frontend.endpoints:
+        count = endpoint.connections
+        share = _NOT_COUNTED if count is None or not counted else f"{count / counted:.0%}"
+        rows.append(
+            (
+                *(head if not rows else ("", "", "")),
+                join_host_port(endpoint.address, endpoint.port),
+                _NOT_COUNTED if count is None else str(count),
+                share,
             )
-            head = (Text(), Text(), Text())
-    return result
+        )
+    return rows

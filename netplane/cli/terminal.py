@@ -1,23 +1,35 @@
 """Printing on stdout: coloured text for people, JSON for machines.
 
-Nothing here interprets markup: foreign text cannot colour, move or clear anything. NO_COLOR, and
-output that is not a terminal, switch colour off.
+Rich decides whether and how the terminal shows colour (NO_COLOR, TERM, no terminal at all). Lines
+and columns are put together here: a state of 100,000 Services has as many lines, and rich takes
+0.16 ms for each, and 0.5 ms for the row of a table. Nothing interprets markup, so foreign text
+cannot colour, move or clear anything.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
+from typing import TypeAlias
 
 import msgspec
+from rich.color import ColorSystem
 from rich.console import Console
-from rich.style import StyleType
-from rich.table import Table
-from rich.text import Text
+from rich.style import Style
 
 from netplane.cli.safe import clean
 
-_WIDE = 200  # columns of a table where no terminal limits it
+#: Text, or text and a style in rich's words: ``("gone", "bold red")``.
+Part: TypeAlias = str | tuple[str, str]
+Line: TypeAlias = Sequence[Part]
+
+_GAP = "  "
+_SYSTEMS = {
+    "standard": ColorSystem.STANDARD,
+    "256": ColorSystem.EIGHT_BIT,
+    "truecolor": ColorSystem.TRUECOLOR,
+}
 
 
 def emit_json(value: object) -> None:
@@ -33,29 +45,51 @@ def emit_raw(text: str) -> None:
     sys.stdout.buffer.flush()
 
 
-def console() -> Console:
-    """The console on stdout; lines are never wrapped."""
-    width = None if sys.stdout.isatty() else _WIDE
-    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True, width=width)
+def plain(line: Line) -> str:
+    """A line without its styles, safe for a terminal."""
+    return "".join(clean(part if isinstance(part, str) else part[0]) for part in line)
 
 
-def line(*parts: str | tuple[str, StyleType]) -> Text:
-    """A line of parts, each plain or with a style, made safe for the terminal."""
-    text = Text()
-    for part in parts:
+class Screen:
+    """The standard output, as far as it can show colour."""
+
+    def __init__(self) -> None:
+        console = Console()
+        self._colours = None if console.no_color else _SYSTEMS.get(console.color_system or "")
+
+    def print(self, *line: Part) -> None:
+        """Print a line made of parts."""
+        sys.stdout.write("".join(map(self._show, line)) + "\n")
+
+    def print_table(
+        self, header: Sequence[str], rows: Collection[Line], *, right: Collection[str] = ()
+    ) -> None:
+        """Print rows in columns under a header; the columns named in ``right`` are numbers."""
+        cells = [[plain([part]) for part in row] for row in rows]
+        widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+        numbers = [name in right for name in header]
+        self._print_row([(name, "bold") for name in header], header, widths, numbers)
+        for row, texts in zip(rows, cells, strict=True):
+            self._print_row(row, texts, widths, numbers)
+
+    def _print_row(
+        self, row: Line, texts: Iterable[str], widths: Iterable[int], numbers: Iterable[bool]
+    ) -> None:
+        shown = []
+        for part, text, width, number in zip(row, texts, widths, numbers, strict=True):
+            blanks = " " * (width - len(text))
+            shown.append(blanks + self._show(part) if number else self._show(part) + blanks)
+        sys.stdout.write(_GAP.join(shown).rstrip() + "\n")
+
+    def _show(self, part: Part) -> str:
         if isinstance(part, str):
-            text.append(clean(part))
-        else:
-            text.append(clean(part[0]), style=part[1])
-    return text
+            return clean(part)
+        text, style = part
+        if self._colours is None:
+            return clean(text)
+        return _style(style).render(clean(text), color_system=self._colours)
 
 
-def table(columns: Iterable[str], *, right: Iterable[str] = ()) -> Table:
-    """A plain table; the columns named in ``right`` are numbers."""
-    numbers = frozenset(right)
-    result = Table(box=None, pad_edge=False, header_style="bold")
-    for name in columns:
-        result.add_column(
-            name, justify="right" if name in numbers else "left", no_wrap=True, overflow="fold"
-        )
-    return result
+@functools.cache
+def _style(name: str) -> Style:
+    return Style.parse(name)

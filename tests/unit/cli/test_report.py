@@ -13,6 +13,7 @@ from netplane.apply.sync import Outcome
 from netplane.cli import log
 from netplane.cli.report import Report, Setting, print_outcome, service_line
 from netplane.cli.safe import clean
+from netplane.cli.terminal import Line, Screen, plain
 from netplane.core.model.problem import Problem
 from netplane.core.plan.changes import Action, Changes, ServiceChange
 from netplane.errors import InputError
@@ -50,7 +51,7 @@ _OUTCOME = Outcome(
 
 
 def test_a_line_speaks_of_the_service() -> None:
-    assert service_line(_CHANGE).plain == (
+    assert plain(service_line(_CHANGE)) == (
         "~ default/web:http tcp  +2 endpoints (10.244.1.8:8080, 10.244.1.9:8080)"
         "  10.244.1.7:8080 gone"
     )
@@ -61,7 +62,7 @@ def test_a_line_counts_where_there_are_many() -> None:
     change = msgspec.structs.replace(
         _CHANGE, family="IPv6", endpoints_added=many, endpoints_removed=many
     )
-    text = service_line(change).plain
+    text = plain(service_line(change))
     assert text.startswith("~ default/web:http tcp IPv6  +9 endpoints (10.244.1.1:80, ")
     assert text.endswith("10.244.1.4:80 gone  and 5 more gone")
 
@@ -70,7 +71,7 @@ def test_text(capsys: pytest.CaptureFixture[str]) -> None:
     print_outcome(_OUTCOME, _setting(), written=True, same="no change")
     out = capsys.readouterr().out
     assert out.splitlines() == [
-        service_line(_CHANGE).plain,
+        plain(service_line(_CHANGE)),
         "~ what Services share: +1 -0 lines (-v shows them)",
         "* set a parameter",
         (
@@ -149,14 +150,28 @@ def test_messages_can_be_json(tmp_path: Path) -> None:
     assert "bad.json" in message["message"]
 
 
-def test_colour_is_for_terminals_that_want_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from netplane.cli.terminal import console
-
+def test_colour_is_for_terminals_that_want_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    Screen().print(("off", "green"), " a")
     monkeypatch.setenv("FORCE_COLOR", "1")
-    assert console().color_system is not None
+    monkeypatch.setenv("TERM", "xterm")
+    Screen().print(("on", "bold green"), " b")
     monkeypatch.setenv("NO_COLOR", "1")
-    with console() as out:
-        assert out.no_color
+    Screen().print(("off", "green"), " c")
+    assert capsys.readouterr().out == "off a\n\x1b[1;32mon\x1b[0m b\noff c\n"
+
+
+def test_a_table_has_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    rows: list[Line] = [("a", ("reject", "yellow"), "7"), ("long name", "b\x1b", "12")]
+    Screen().print_table(("NAME", "VERDICT", "N"), rows, right=("N",))
+    assert capsys.readouterr().out.splitlines() == [
+        "NAME       VERDICT   N",
+        "a          reject    7",
+        r"long name  b\x1b    12",
+    ]
 
 
 def test_refused_objects_are_named_and_the_rest_is_rendered(tmp_path: Path) -> None:
