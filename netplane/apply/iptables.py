@@ -99,7 +99,7 @@ class IptablesDataplane:
         }
         return Status(
             mode="iptables",
-            installed=any(found.values()),
+            installed=any(removal(observed, jumps) for observed in found.values()),
             frontends=tuple(
                 sorted(
                     (f for family in found for f in frontends(family, found[family])),

@@ -91,22 +91,21 @@ class _NodeTexts(NamedTuple):
     @classmethod
     def of(cls, view: FamilyView) -> _NodeTexts:
         v4 = view.family is Family.IPV4
+        kind, value = view.detector.kind, view.detector.value
         match = _detector_match(view.detector)
-        by_source = match.startswith("-s ")
-        if view.masquerade_all:
-            masquerade, outside_source, outside_interface = True, "", ""
-        else:
-            masquerade = bool(match)
-            outside_source = f" ! {match}" if by_source else ""
-            outside_interface = "" if by_source else f" ! {match}"
+        by_source = kind is DetectorKind.CLUSTER_CIDR
+        # A network that holds every address: nobody is outside, and iptables-save prints no match.
+        everyone = by_source and value.endswith("/0")
+        outside = f" ! {match}" if match and not view.masquerade_all else ""
         return cls(
             reject=f"REJECT --reject-with {'icmp' if v4 else 'icmp6'}-port-unreachable",
             printed={
                 "all_bits": "255.255.255.255" if v4 else ":".join(["ffff"] * 8),
-                "masquerade": masquerade,
-                "inside": f" {match}" if match else "",
-                "outside_source": outside_source,
-                "outside_interface": outside_interface,
+                "masquerade": view.masquerade_all or (bool(match) and not everyone),
+                "detects": bool(match),
+                "inside": f" {match}" if match and not everyone else "",
+                "outside_source": outside if by_source else "",
+                "outside_interface": "" if by_source else outside,
             },
         )
 

@@ -3,16 +3,17 @@
 ``iptables-restore`` commits table by table, so a sync is a sequence of steps, each one input for
 one table. After every step, whatever comes next or not, packets meet old or new rules:
 
-1. filter gets what it must refuse from now on, and keeps what it refused so far. Its refusals meet
-   only packets nat did not send to an endpoint, so one too many never hits a Service that works;
-   one too few would let a packet for a Service without endpoints out into the world.
+1. filter gets what it must refuse from now on that nat has served so far, and keeps what it has
+   refused so far. Its refusals meet only packets nat did not send to an endpoint: one too many
+   never hits a Service that works, one too few lets packets for one that stops out into the world.
 2. nat gets new and changed per-service chains, a few hundred service ports per step when there are
    many. Nothing leads to the new ones yet. A changed one keeps its meaning for the frontends that
    lead to it; where a change would not (the ClusterIP's masquerade rule moved elsewhere), the
    chain waits for the next step.
 3. nat gets the dispatch chains, its jumps, and loses stale chains, in one step: frontends move
    from old to new at once.
-4. filter loses what nothing needs any more.
+4. filter loses what it has refused so far and nat serves now, and gets the other new refusals: of
+   a frontend nat has not known, where the policy Local may refuse clients outside and serve pods.
 
 Chunks: on iptables-nft the time of one restore grows with the square of its size, while on
 iptables-legacy every restore carries the whole table in and out of the kernel; see ``chunk``.
@@ -20,7 +21,8 @@ iptables-legacy every restore carries the whole table in and out of the kernel; 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TypeAlias
 
 import msgspec
 
@@ -37,6 +39,8 @@ from netplane.core.iptables.layout import (
 )
 from netplane.core.iptables.parse import Observed
 from netplane.core.iptables.rule import read_rule
+
+_Frontend: TypeAlias = tuple[str, str, str]
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -59,7 +63,7 @@ def steps(
         chunk: How many per-service chains go into one step at most; a service port's own chains
             are never split.
     """
-    before, after = _filter_steps(delta.filter, observed.filter.chains)
+    before, after = _filter_steps(delta.filter, observed)
     return (*before, *_nat_steps(groups, observed.nat.chains, delta.nat, chunk), *after)
 
 
@@ -95,35 +99,41 @@ def _step(table: str, title: str, delta: TableDelta) -> Step:
 
 
 def _filter_steps(
-    delta: TableDelta, observed: Chains
+    delta: TableDelta, observed: Observed
 ) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
     """What is written in filter before nat, and what after it."""
-    gains: set[str] = set()
-    loses: Chains = {}
-    for chain, rules in delta.writes.items():
-        old, new = frozenset(observed.get(chain, ())), frozenset(rules)
-        if chain not in observed or new - old:
-            gains.add(chain)
-        if old - new:
-            loses[chain] = tuple(rule for rule in observed[chain] if rule not in new)
-    first = bool(gains or delta.additions)
-    last = bool(loses or delta.deletes or delta.removals)
-    if first and last:
-        union = {chain: (*delta.writes[chain], *loses.get(chain, ())) for chain in delta.writes}
-        before = TableDelta(writes=union, additions=delta.additions)
-        after = TableDelta(
-            writes={chain: delta.writes[chain] for chain in loses},
-            deletes=delta.deletes,
-            removals=delta.removals,
-        )
-        return (_step(FILTER, _GAINS, before),), (_step(FILTER, _LOSSES, after),)
-    if last:
-        return (), (_step(FILTER, _LOSSES, delta),)
-    return ((_step(FILTER, _GAINS, delta),) if delta else ()), ()
+    if not delta:
+        return (), ()
+    there = observed.filter.chains
+    served = _frontends(r for c in DISPATCH_CHAINS for r in observed.nat.chains.get(c, ()))
+    first = {
+        chain: _meanwhile(there.get(chain, ()), rules, served)
+        for chain, rules in delta.writes.items()
+    }
+    early = {chain: rules for chain, rules in first.items() if rules != there.get(chain)}
+    late = {chain: rules for chain, rules in delta.writes.items() if rules != first[chain]}
+    before = TableDelta(writes=early, additions=delta.additions)
+    after = TableDelta(writes=late, deletes=delta.deletes, removals=delta.removals)
+    return (
+        (_step(FILTER, "fixed chains, jumps, refusals of what stops", before),) if before else (),
+        (_step(FILTER, "other refusals", after),) if after else (),
+    )
 
 
-_GAINS = "new refusals, fixed chains and jumps"
-_LOSSES = "what is refused no longer"
+def _meanwhile(
+    old: tuple[str, ...], new: tuple[str, ...], served: frozenset[_Frontend]
+) -> tuple[str, ...]:
+    """A chain of filter until nat is written: what it had, and what it must have by then."""
+    had, wanted = frozenset(old), frozenset(new)
+    kept = [rule for rule in new if rule in had or _frontends((rule,)) <= served]
+    going = [rule for rule in old if rule not in wanted]
+    return old if going and had.issuperset(kept) else (*kept, *going)
+
+
+def _frontends(rules: Iterable[str]) -> frozenset[_Frontend]:
+    """The frontends rules name, as (destination, protocol, port); "" for a NodePort's address."""
+    found = (read_rule(rule).options for rule in rules if " --dport " in rule)
+    return frozenset((o.get("-d", ""), o.get("-p", ""), o["--dport"]) for o in found)
 
 
 def _nat_steps(
