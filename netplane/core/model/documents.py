@@ -147,11 +147,11 @@ def _flatten(
         return
     kind = header.kind or kind
     api_version = header.api_version or api_version
-    if header.items is not None and kind.endswith("List"):
+    if kind == "List" or (header.items is not None and kind.endswith("List")):
         if depth == _MAX_LIST_DEPTH:
             raise MalformedError(f"{where}: lists nested more than {_MAX_LIST_DEPTH} deep")
         inherited = (kind.removesuffix("List"), api_version) if kind != "List" else ("", "")
-        for item in header.items:
+        for item in header.items or ():
             yield from _flatten(item, *inherited, where, depth=depth + 1)
         return
     meta = header.metadata
@@ -182,11 +182,11 @@ def _flatten_tree(
     kind = manifest.kind or kind
     api_version = manifest.api_version or api_version
     items = tree.get("items") if _is_object(tree) else None
-    if isinstance(items, list) and kind.endswith("List"):
+    if kind == "List" or (isinstance(items, list) and kind.endswith("List")):
         if depth == _MAX_LIST_DEPTH:
             raise MalformedError(f"{where}: lists nested more than {_MAX_LIST_DEPTH} deep")
         inherited = (kind.removesuffix("List"), api_version) if kind != "List" else ("", "")
-        for item in items:
+        for item in items if isinstance(items, list) else ():
             yield from _flatten_tree(item, *inherited, where, depth=depth + 1)
         return
     yield msgspec.structs.replace(manifest, kind=kind, api_version=api_version)
