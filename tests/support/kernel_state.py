@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
 
 from netplane.apply.netns import Namespace
+from netplane.core.nftables.layout import TABLE
 from tests.support.netns import run_tool
 
 # What stands between two states that mean the same: packet counters, times, what expires.
@@ -29,3 +32,79 @@ def steady(listing: str) -> str:
     for pattern, replacement in _VOLATILE:
         listing = pattern.sub(replacement, listing)
     return listing
+
+
+def meaning(namespace: Namespace) -> dict[str, object]:
+    """What the rules of both modes mean, in a form that is equal when they mean the same.
+
+    Not compared: the order of chains and of a set's elements, which slot of a frontend an endpoint
+    has (an endpoint keeps its slot when others come and go), counters and handles.
+    """
+    found: dict[str, object] = {}
+    for program in ("iptables-save", "ip6tables-save"):
+        found[program] = _tables(run_tool([program], inside=namespace))
+    for family in ("ip", "ip6"):
+        if f"table {family} {TABLE}" in run_tool(["nft", "list", "tables"], inside=namespace):
+            argv = ["nft", "-j", "list", "table", family, TABLE]
+            found[family] = _program(json.loads(run_tool(argv, inside=namespace)))
+    return found
+
+
+def _tables(save: str) -> dict[str, dict[str, list[str]]]:
+    """What ``iptables-save`` prints: per table and chain its rules; empty built-ins left out."""
+    tables: dict[str, dict[str, list[str]]] = {}
+    name = ""
+    for line in steady(save).splitlines():
+        if line.startswith("*"):
+            name = line[1:]
+        elif line.startswith(":") and line.split()[1] == "-":
+            tables.setdefault(name, {})[line[1:].split()[0]] = []
+        elif line.startswith("-A"):
+            _, chain, rule = line.split(" ", 2)
+            tables.setdefault(name, {}).setdefault(chain, []).append(rule)
+    return tables
+
+
+def _program(listing: dict[str, Any]) -> dict[str, list[str]]:
+    """What ``nft -j list table`` prints: per object its lines, rules in order, elements sorted."""
+    found: dict[str, list[str]] = {}
+    for item in listing["nftables"]:
+        ((kind, body),) = item.items()
+        if kind == "rule":
+            body = {"expr": body["expr"], "comment": body.get("comment")}
+            found[f"chain {item['rule']['chain']}"].append(_text(body))
+        elif kind in {"chain", "set", "map"}:
+            elements = body.pop("elem", [])
+            slotted = body["name"].endswith("endpoints") and kind == "map"
+            found[f"{kind} {body['name']}"] = [_text(body), *_elements(elements, slotted=slotted)]
+    return found
+
+
+def _elements(elements: list[Any], *, slotted: bool) -> list[str]:
+    """Elements as sorted text; those with slots as one line for each frontend."""
+    if not slotted:
+        return sorted(_text(element) for element in elements)
+    endpoints: dict[str, list[str]] = {}
+    slots: dict[str, list[int]] = {}
+    for key, value in elements:
+        *frontend, slot = key.get("elem", {"val": key})["val"]["concat"]
+        endpoints.setdefault(_text(frontend), []).append(_text(value))
+        slots.setdefault(_text(frontend), []).append(slot)
+    return sorted(
+        f"{frontend}: slots {sorted(slots[frontend])}: {sorted(values)}"
+        for frontend, values in endpoints.items()
+    )
+
+
+def _text(value: object) -> str:
+    return json.dumps(_without_volatile(value), sort_keys=True)
+
+
+def _without_volatile(value: object) -> object:
+    if isinstance(value, dict):
+        return {
+            name: _without_volatile(part)
+            for name, part in value.items()
+            if name not in {"handle", "counter", "expires"}
+        }
+    return [_without_volatile(part) for part in value] if isinstance(value, list) else value

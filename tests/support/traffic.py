@@ -58,7 +58,9 @@ class Traffic:
     def _begin(self, flows: Sequence[Flow], indices: Iterable[int]) -> None:
         for index in indices:
             flow = flows[index]
-            attempt = ATTEMPTS[flow.protocol](flow, flow.source_port or next(self._fresh_ports))
+            source_port = flow.source_port or next(self._fresh_ports, 0)
+            assert source_port, "every source port has been used once: lay out a new topology"
+            attempt = ATTEMPTS[flow.protocol](flow, source_port)
             self._attempts[index] = attempt
             self._watch(attempt.socket, select.EPOLLIN, self._on_event(index))
 
