@@ -78,11 +78,12 @@ class Tools(msgspec.Struct, frozen=True):
             PrivilegeError: CAP_NET_ADMIN is missing.
             ToolError: The program failed, or cannot show a table we need.
         """
+        # iptables-legacy-save takes what it may not read for empty.
+        self.namespace.call(require_net_admin)
         argv = [self.program(family, "save"), *(["-c"] if counters else [])]
         done = run(self.namespace, argv)
         text = done.stdout.decode(errors="replace")
         if done.status != 0:
-            require_net_admin()
             raise ToolError(f"{argv[0]} ended with status {done.status}: {_tidy(done.stderr)}")
         for table in TABLES:
             # iptables-nft says so in a comment, and leaves the table out.
@@ -107,7 +108,7 @@ class Tools(msgspec.Struct, frozen=True):
         done = run(self.namespace, argv, stdin=step.text.encode("ascii"))
         if done.status == 0:
             return
-        require_net_admin()
+        self.namespace.call(require_net_admin)
         if self.variant is Variant.LEGACY and done.status == _LEGACY_LOCK_STATUS:
             holder = xtables_lock.holder()
             who = f"{holder} holds it" if holder else "its holder has just let go of it"
