@@ -83,13 +83,26 @@ def elements_of(port: PortPlan, view: FamilyView) -> list[Element]:
         view: The node in this family.
     """
     assert port.family is view.family
+    return shared_elements(port) + own_elements(port)
+
+
+def shared_elements(port: PortPlan) -> list[Element]:
+    """The elements of a port that other ports may ask for, too; their value is None."""
     protocol = int(port.protocol)
-    label = _comment(port.label)
     elements: list[Element] = [
         ("hairpin", (address, address, protocol, number), None) for address, number in port.here
     ]
     if port.cluster_ip:
         elements.append(("cluster-ips", (port.cluster_ip,), None))
+    return elements
+
+
+def own_elements(port: PortPlan) -> list[Element]:
+    """The elements that belong to this port alone, data before verdicts."""
+    protocol = int(port.protocol)
+    label = _comment(port.label)
+    elements: list[Element] = []
+    if port.cluster_ip:
         _inside(elements, port, (port.cluster_ip, protocol, port.port), label)
     if port.load_balancer_ips and port.source_ranges:
         _source_ranges(elements, port, protocol)

@@ -267,8 +267,8 @@ def _set_delta(layout: SetLayout, desired: Ruleset, observed: Observed) -> Eleme
     slots = layout.values is Values.SLOTS
     for key, old in present.items():
         if key not in wanted:
-            if slots and HOLE in _backends(old):
-                move_slots(delta, key, _backends(old), ())
+            if slots and HOLE in backends_of(old):
+                move_slots(delta, key, backends_of(old), ())
             else:
                 delta.delete.append((key, old))
     for key, new in wanted.items():
@@ -276,7 +276,7 @@ def _set_delta(layout: SetLayout, desired: Ruleset, observed: Observed) -> Eleme
             delta.add.append((key, new))
         elif new != (old := present[key]):
             if slots:
-                move_slots(delta, key, _backends(old), place(_backends(new), _backends(old)))
+                move_slots(delta, key, backends_of(old), place(backends_of(new), backends_of(old)))
             else:
                 delta.delete.append((key, old))
                 delta.add.append((key, new))
@@ -297,7 +297,7 @@ def move_slots(
                 delta.add_slots.append((key, slot, after))
 
 
-def _backends(value: Value) -> tuple[Backend, ...]:
+def backends_of(value: Value) -> tuple[Backend, ...]:
     """The value of a SLOTS map."""
     assert value is not None, "a SLOTS map holds backends"
     assert not isinstance(value, Verdict), "a SLOTS map holds backends"

@@ -1,0 +1,205 @@
+"""A table that is kept up to date: a change costs what changed, whatever the table's size.
+
+The live table holds what the kernel has after our last commit: elements with the slots they
+really have, chains, and how many elements lead to each chain. ``update`` turns replanned Services
+into one transaction. What it holds equals what ``compile_family`` makes of the same plan, but for
+the order of slots (tests/property). It moves on as ``update`` returns: where the transaction then
+fails, throw the live table away and start from what is observed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import jinja2
+import msgspec
+
+from netplane.core.nftables.compile import affinity_sets, own_elements, shared_elements
+from netplane.core.nftables.diff import Delta, ElementDelta, backends_of, move_slots, place, uses
+from netplane.core.nftables.layout import SETS, Elements, Key, Ruleset, Value, Values, Verdict
+from netplane.core.nftables.program import Pick, render_chains
+from netplane.core.plan.node import FamilyView
+from netplane.core.plan.port import PortPlan
+
+_SLOTS = frozenset(layout.name for layout in SETS if layout.values is Values.SLOTS)
+
+_Owned = dict[tuple[str, Key], Value]
+
+
+class _Sticky(msgspec.Struct, frozen=True):
+    """The chains and sets that ports with session affinity cost."""
+
+    chains: dict[str, tuple[str, ...]]
+    sets: dict[str, int]
+
+
+class LiveTable:
+    """One family's table as the kernel has it, and the transactions that keep it current."""
+
+    def __init__(
+        self,
+        view: FamilyView,
+        ruleset: Ruleset,
+        ports: Iterable[PortPlan],
+        environment: jinja2.Environment,
+    ) -> None:
+        """Start from a table that was just committed.
+
+        Args:
+            view: The node in this family.
+            ruleset: What is in the kernel, with the slots it really has.
+            ports: The plan the ruleset was compiled from.
+            environment: Of rule templates.
+        """
+        self._view = view
+        self._environment = environment
+        self.elements: Elements = ruleset.elements
+        self._asked: Counter[tuple[str, Key]] = Counter()
+        for port in ports:
+            self._asked.update((name, key) for name, key, _ in shared_elements(port))
+        self._leading: Counter[str] = Counter(
+            value.chain
+            for entries in ruleset.elements.values()
+            for value in entries.values()
+            if isinstance(value, Verdict)
+        )
+
+    def update(self, before: Iterable[PortPlan], after: Iterable[PortPlan]) -> Delta:
+        """The transaction for ports whose plan has changed, and take it as done.
+
+        Args:
+            before: Plans of the changed ports as they were taken last.
+            after: Plans of the same Services now.
+        """
+        before, after = tuple(before), tuple(after)
+        old, new = self._owned(before), self._owned(after)
+        deltas: dict[str, ElementDelta] = {}
+        led = self._replace(old, new, deltas)
+        self._replace_shared(before, after, deltas)
+        arrived, gone = self._picks(led)
+        stale, fresh = self._sticky(before), self._sticky(after)
+        lost = {n for n, seconds in stale.sets.items() if fresh.sets.get(n) != seconds}
+        chains = {
+            name: rules
+            for name, rules in fresh.chains.items()
+            if stale.chains.get(name) != rules or uses(rules, lost)
+        }
+        ended = tuple(name for name in stale.chains if name not in fresh.chains)
+        return Delta(
+            family=self._view.family,
+            flush_chains=(*(n for n in chains if n in stale.chains), *gone, *ended),
+            delete_chains=(*gone, *ended),
+            delete_affinity_sets=tuple(lost),
+            add_affinity_sets={
+                n: seconds for n, seconds in fresh.sets.items() if stale.sets.get(n) != seconds
+            },
+            chains={**render_chains(self._view, arrived, [], self._environment), **chains},
+            elements={s.name: deltas[s.name] for s in SETS if s.name in deltas},
+        )
+
+    def _owned(self, ports: Iterable[PortPlan]) -> _Owned:
+        """The elements that belong to these ports alone."""
+        return {(name, key): value for port in ports for name, key, value in own_elements(port)}
+
+    def _replace(self, old: _Owned, new: _Owned, deltas: dict[str, ElementDelta]) -> Counter[str]:
+        """Exchange the elements of single ports; returns by how much each chain's use changes."""
+        led: Counter[str] = Counter()
+        for place_, value in old.items():
+            if place_ not in new:
+                name, key = place_
+                held = self.elements[name].pop(key)
+                _of(deltas, name).delete.append((key, held))
+                _count(led, value, -1)
+        for (name, key), value in new.items():
+            entries = self.elements[name]
+            if (name, key) not in old:
+                _of(deltas, name).add.append((key, value))
+            elif (held := entries[key]) == value:
+                continue
+            elif name in _SLOTS:
+                slots = backends_of(held)
+                value = place(backends_of(value), slots)  # noqa: PLW2901 (the same, in their slots)
+                if value == held:
+                    continue
+                move_slots(_of(deltas, name), key, slots, value)
+            else:
+                _of(deltas, name).delete.append((key, held))
+                _of(deltas, name).add.append((key, value))
+                _count(led, held, -1)
+            entries[key] = value
+            _count(led, value, 1)
+        return led
+
+    def _replace_shared(
+        self,
+        before: Iterable[PortPlan],
+        after: Iterable[PortPlan],
+        deltas: dict[str, ElementDelta],
+    ) -> None:
+        """Exchange elements that several ports may ask for: one stays while anybody asks."""
+        change: Counter[tuple[str, Key]] = Counter()
+        for port in after:
+            change.update((name, key) for name, key, _ in shared_elements(port))
+        for port in before:
+            change.subtract((name, key) for name, key, _ in shared_elements(port))
+        for place_, difference in change.items():
+            name, key = place_
+            was = self._asked[place_]
+            now = was + difference
+            if now:
+                self._asked[place_] = now
+            else:
+                del self._asked[place_]
+            if was and not now:
+                del self.elements[name][key]
+                _of(deltas, name).delete.append((key, None))
+            elif now and not was:
+                self.elements[name][key] = None
+                _of(deltas, name).add.append((key, None))
+
+    def _picks(self, led: Counter[str]) -> tuple[set[str], tuple[str, ...]]:
+        """The pick chains that get their first element, and those that lose their last."""
+        arrived, gone = set(), []
+        for chain, difference in led.items():
+            was = self._leading[chain]
+            now = was + difference
+            if now:
+                self._leading[chain] = now
+            else:
+                del self._leading[chain]
+            if Pick.parse(chain) is None:
+                continue
+            if now and not was:
+                arrived.add(chain)
+            elif was and not now:
+                gone.append(chain)
+        return arrived, tuple(gone)
+
+    def _sticky(self, ports: Iterable[PortPlan]) -> _Sticky:
+        """The chains and sets of those ports that have session affinity."""
+        sticky = [port for port in ports if port.affinity_seconds]
+        if not sticky:
+            return _Sticky({}, {})
+        targets = {
+            value.chain
+            for port in sticky
+            for _, _, value in own_elements(port)
+            if isinstance(value, Verdict) and Pick.parse(value.chain) is None
+        }
+        return _Sticky(
+            render_chains(self._view, targets, sticky, self._environment),
+            {name: seconds for port in sticky for name, seconds in affinity_sets(port)},
+        )
+
+
+def _of(deltas: dict[str, ElementDelta], name: str) -> ElementDelta:
+    delta = deltas.get(name)
+    if delta is None:
+        delta = deltas[name] = ElementDelta()
+    return delta
+
+
+def _count(led: Counter[str], value: Value, by: int) -> None:
+    if isinstance(value, Verdict):
+        led[value.chain] += by
