@@ -37,6 +37,7 @@ from netplane.core.nftables.wire import (
     read_number,
     read_text,
     replies,
+    text,
 )
 from netplane.core.nftables.wire_dump import Dump, DumpReader
 from netplane.core.nftables.wire_elements import dump_request
@@ -58,6 +59,7 @@ _KERNEL_PORT = 0
 _DUMP_ATTEMPTS = 10
 _SEQUENCE_LIMIT = 1 << 31
 _NFTA_GEN_ID = 1
+_NFTA_TABLE_NAME = 1
 _NFTA_CHAIN_TABLE = 1
 _NFTA_CHAIN_NAME = 3
 _NFGEN_SIZE = 4
@@ -74,11 +76,11 @@ class NfnetlinkSocket:
     """
 
     def __init__(
-        self, namespace: Namespace, *, timeout: float = 60.0, buffer: int = _BUFFER
+        self, namespace: Namespace, *, timeout: float = 60.0, receive_buffer: int = _BUFFER
     ) -> None:
         self._namespace = namespace
         self._timeout = timeout
-        self._buffer = buffer
+        self._receive_buffer = receive_buffer
         self._sequence = 0
         self._socket: socket.socket | None = None
 
@@ -110,7 +112,7 @@ class NfnetlinkSocket:
 
         Raises:
             RefusedError: There is no such table or set (errno ENOENT).
-            StaleError: Others changed the set each time while it was being read.
+            StaleError: The set changed each time while it was being read.
         """
         request = dump_request(layout, family)
         for _ in range(_DUMP_ATTEMPTS):
@@ -120,7 +122,7 @@ class NfnetlinkSocket:
                 consistent &= not reply.flags & MessageFlag.NLM_F_DUMP_INTR
                 if reply.kind == MessageType.NFT_MSG_NEWSETELEM:
                     reader.feed(reply.body)
-            if consistent:
+            if consistent and not reader.repeated:
                 return reader.finish()
         raise StaleError(f"the set {layout.name} kept changing while it was read; observe again")
 
@@ -138,6 +140,25 @@ class NfnetlinkSocket:
             if consistent:
                 return frozenset(names)
         raise StaleError("the chains kept changing while they were read; observe again")
+
+    def has_chain(self, family: Family, table: str, chain: str) -> bool:
+        """Whether anybody's table has this chain: asked for by name, however many there are."""
+        names = text(_NFTA_CHAIN_TABLE, table) + text(_NFTA_CHAIN_NAME, chain)
+        return self._exists(Message(MessageType.NFT_MSG_GETCHAIN, 0, family, names))
+
+    def has_table(self, family: Family, table: str) -> bool:
+        """Whether there is a table of this name, anybody's."""
+        name = text(_NFTA_TABLE_NAME, table)
+        return self._exists(Message(MessageType.NFT_MSG_GETTABLE, 0, family, name))
+
+    def _exists(self, request: Message) -> bool:
+        """Whether the kernel has what a request names."""
+        try:
+            return bool(list(self._ask(request)))
+        except RefusedError as exc:
+            if exc.errno in {errno.ENOENT, errno.EAFNOSUPPORT}:
+                return False
+            raise
 
     def commit(self, messages: Sequence[Message], *, generation: int | None) -> None:
         """Apply all of the messages at once, or nothing.
@@ -234,15 +255,15 @@ class NfnetlinkSocket:
         try:
             for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK):
                 opened.setsockopt(_SOL_NETLINK, option, 1)
-            for forced, asked in (
-                (_SO_SNDBUFFORCE, socket.SO_SNDBUF),
-                (_SO_RCVBUFFORCE, socket.SO_RCVBUF),
+            for forced, asked, size in (
+                (_SO_SNDBUFFORCE, socket.SO_SNDBUF, _BUFFER),
+                (_SO_RCVBUFFORCE, socket.SO_RCVBUF, self._receive_buffer),
             ):
-                # In a user namespace before Linux 5.18 only the system's limit can be had.
+                # In a user namespace only the system's limit can be had.
                 try:
-                    opened.setsockopt(socket.SOL_SOCKET, forced, self._buffer)
+                    opened.setsockopt(socket.SOL_SOCKET, forced, size)
                 except PermissionError:
-                    opened.setsockopt(socket.SOL_SOCKET, asked, self._buffer)
+                    opened.setsockopt(socket.SOL_SOCKET, asked, size)
             opened.bind((0, 0))
             # Connected to the kernel, nobody else can send to us.
             opened.connect((_KERNEL_PORT, 0))

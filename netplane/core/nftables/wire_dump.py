@@ -88,6 +88,7 @@ class DumpReader:
         self._family = family
         self._key_size = key_size(layout.keys, family)
         self._value_size = ADDRESS_SIZE[family] + 4
+        self._read = 0
         self._slots: _Slots = {}  # frontend, slot: backend and packets, in the kernel's bytes
         self._elements: dict[Key, Value] = {}
         self._packets: dict[Key, tuple[int, ...]] = {}
@@ -103,6 +104,18 @@ class DumpReader:
                     raise WireError(f"elements of {name!r} for {self._layout.name!r}", start)
             elif kind == NFTA_SET_ELEM_LIST_ELEMENTS:
                 self._feed_list(body, start, end)
+
+    @property
+    def repeated(self) -> bool:
+        """Whether an element came twice: then another is missing, and the dump is worth nothing.
+
+        The kernel resumes a dump by counting elements, in the order of a hash table that grows in
+        the background (rhashtable's deferred work, nft_rhash_walk). Where it did between two parts
+        of a dump, the order is new, and no generation has changed. The positions reported are at
+        least as many as there are elements, so without a repetition nothing can be missing.
+        """
+        distinct = len(self._elements) + sum(map(len, self._slots.values()))
+        return distinct != self._read
 
     def finish(self) -> Dump:
         """Everything read so far, slots put in order."""
@@ -134,6 +147,7 @@ class DumpReader:
             # A column of one byte per element: the same everywhere, or they are not alike.
             if body[start + offset : end : size].count(body[start + offset]) != count:
                 return False
+        self._read += count
         slots = self._slots
         for frontend, slot, backend, packets in row.iter_unpack(body[start:end]):
             entry = slots.get(frontend)
@@ -159,6 +173,7 @@ class DumpReader:
     def _feed_element(self, body: bytes, start: int, end: int) -> None:
         layout = self._layout
         raw = read_element(body, start, end)
+        self._read += 1
         slot_size = SLOT.size if layout.values is Values.SLOTS else 0
         if len(raw.key) != self._key_size + slot_size:
             raise WireError(f"a key of {len(raw.key)} bytes in {layout.name}", start)

@@ -9,11 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from netplane.core.nftables.layout import Key, Keys, SetLayout, Values
+from netplane.core.nftables.layout import Key, Keys, SetLayout, Values, Verdict
 from netplane.core.nftables.wire import HEADER_SIZE, Message, MessageType, attributes
 from netplane.core.nftables.wire_dump import read_element
 from netplane.core.nftables.wire_elements import NFTA_SET_ELEM_LIST_ELEMENTS, elements_message
-from netplane.core.nftables.wire_keys import SLOT, key_size, key_unpacker, unpack_source
+from netplane.core.nftables.wire_keys import (
+    SLOT,
+    key_size,
+    key_unpacker,
+    unpack_backend,
+    unpack_source,
+)
+from netplane.core.plan.port import Backend
 
 #: Into how many pieces the rest of a message is cut, to learn of many refusals at once.
 _PIECES = 16
@@ -145,6 +152,11 @@ def without(message: Message, place: Place) -> Message | None:
     return _part(message, spans) if spans else None
 
 
+def read_places(message: Message) -> list[tuple[Place, Verdict | Backend | None]]:
+    """Every element of a message, with its value: a slot's backend, a verdict, or None."""
+    return [(_read(message, *span), _value(message, *span)) for span in _spans(message)]
+
+
 def _spans(message: Message) -> list[tuple[int, int]]:
     """Where each element starts and ends in ``message.attributes``, its header included."""
     raw = message.attributes
@@ -164,6 +176,13 @@ def _read(message: Message, start: int, end: int) -> Place:
     key = key_unpacker(layout.keys, family)(raw.key[:size])
     slot = SLOT.unpack(raw.key[size:])[0] if layout.values is Values.SLOTS else -1
     return Place(layout, key, slot, raw.verdict)
+
+
+def _value(message: Message, start: int, end: int) -> Verdict | Backend | None:
+    raw = read_element(message.attributes, start + 4, end)
+    if raw.verdict:
+        return Verdict(raw.verdict, raw.comment)
+    return unpack_backend(raw.value) if raw.value else None
 
 
 def _part(message: Message, spans: list[tuple[int, int]]) -> Message:
