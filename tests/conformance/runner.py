@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from netplane.apply.netns import Namespace
@@ -18,36 +16,35 @@ from netplane.core.model.documents import parse
 from netplane.core.model.service import ServiceName
 from netplane.core.plan.plan import HealthCheck
 from tests.support import scenario as schema
-from tests.support.command import run_netplane
+from tests.support.command import apply_objects
 from tests.support.judge import judge
 from tests.support.kernel_state import ruleset
+from tests.support.manifests import kube_list
 from tests.support.netns import run_tool
 from tests.support.scenario import Mode, NodeUnderTest, Object, Scenario, Step
 from tests.support.topology import new_topology
 from tests.support.traffic import Traffic, new_traffic
 
-_APPLIED = {0, 3}  # 3: some objects were refused, the rest is in
-
 
 class Run:
-    """A scenario on its way: the node's namespace, the traffic, and where manifests go."""
+    """A scenario on its way: the node's namespace, and the traffic."""
 
     def __init__(
-        self, scenario: Scenario, mode: Mode, namespace: Namespace, traffic: Traffic, folder: Path
+        self, scenario: Scenario, mode: Mode, namespace: Namespace, traffic: Traffic
     ) -> None:
         self._scenario = scenario
         self._mode = mode
         self._namespace = namespace
         self._traffic = traffic
-        self._manifest = folder / "state.json"
 
     def step(self, step: Step, objects: Sequence[Object]) -> list[str]:
         """Apply a step's state and check all that it says; returns what is wrong."""
-        before = ruleset(self._namespace)
-        changed = self.apply(objects)
         wrong = []
-        if not step.objects and not step.delete:
-            if changed:
+        if step.objects or step.delete:
+            self.apply(objects)
+        else:
+            before = ruleset(self._namespace)
+            if self.apply(objects):
                 wrong.append("no object changed, yet apply reports a change")
             if ruleset(self._namespace) != before:
                 wrong.append("no object changed, yet the kernel's rules did")
@@ -58,27 +55,21 @@ class Run:
         )
         if self.apply(objects):
             wrong.append("applied twice, and the second time reports a change")
-        wrong += self._judge_health_checks(step)
+        wrong += self._judge_health_checks(step, objects)
         return wrong
 
     def apply(self, objects: Sequence[Object]) -> bool:
         """Apply a whole state with the command; returns whether it says that anything changed."""
-        self._manifest.write_text(
-            json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}), encoding="utf-8"
-        )
-        options = options_of(self._scenario.node, self._mode)
-        target = ["--netns", str(self._namespace), "-f", str(self._manifest), "-o", "json"]
-        ran = run_netplane("apply", *target, *options)
-        assert ran.status in _APPLIED, str(ran)
-        changed = ran.document()["changed"]
-        assert isinstance(changed, bool)
-        return changed
+        options = options_of(self._scenario.node)
+        changed = apply_objects(self._namespace, self._mode, objects, *options).document()
+        assert isinstance(changed["changed"], bool)
+        return changed["changed"]
 
-    def _judge_health_checks(self, step: Step) -> list[str]:
+    def _judge_health_checks(self, step: Step, objects: Sequence[Object]) -> list[str]:
         """The plan's figures (the server is the agent's), and the port's opening."""
         if not step.healthChecks:
             return []
-        snapshot = build_snapshot(parse(self._manifest.read_bytes(), origin="state.json"))
+        snapshot = build_snapshot(parse(kube_list(*objects), origin="scenario"))
         config = resolve(None, _settings(self._scenario.node, self._mode), host_name="")
         planned = set(plan_for(config, snapshot).health_checks)
         opened = self._opened_ports()
@@ -102,19 +93,19 @@ class Run:
 
 
 @contextmanager
-def new_run(scenario: Scenario, mode: Mode, folder: Path) -> Iterator[Run]:
+def new_run(scenario: Scenario, mode: Mode) -> Iterator[Run]:
     """A fresh kernel state and the network of a scenario."""
     with (
         new_topology(schema.lay_out(scenario)) as topology,
         new_traffic(topology, schema.port_numbers(scenario)) as traffic,
     ):
-        yield Run(scenario, mode, topology.node, traffic, folder)
+        yield Run(scenario, mode, topology.node, traffic)
 
 
-def run_scenario(scenario: Scenario, mode: Mode, folder: Path) -> list[str]:
+def run_scenario(scenario: Scenario, mode: Mode) -> list[str]:
     """Run all steps; returns what is wrong, each line naming its step."""
     wrong: list[str] = []
-    with new_run(scenario, mode, folder) as run:
+    with new_run(scenario, mode) as run:
         for number, (step, objects) in enumerate(schema.states(scenario), 1):
             wrong += [f"step {number} {step.note!r}: {line}" for line in run.step(step, objects)]
             if step.waitSeconds:
@@ -122,10 +113,10 @@ def run_scenario(scenario: Scenario, mode: Mode, folder: Path) -> list[str]:
     return wrong
 
 
-def options_of(node: NodeUnderTest, mode: Mode) -> list[str]:
+def options_of(node: NodeUnderTest) -> list[str]:
     """The command line's options for a node; what the scenario leaves unset is not passed."""
     extra = node.extra
-    options = ["--mode", mode, "--node", node.name, "--node-ip", ",".join(node.primary_addresses)]
+    options = ["--node", node.name, "--node-ip", ",".join(node.primary_addresses)]
     if extra.clusterCIDR is not None:
         options += ["--cluster-cidr", extra.clusterCIDR]
     if extra.serviceCIDR is not None:

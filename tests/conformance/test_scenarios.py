@@ -46,5 +46,5 @@ def test_scenario(path: Path, run: str, tmp_path: Path, monkeypatch: pytest.Monk
     if mode not in scenario.backends:
         pytest.skip(f"{scenario.id} is about {', '.join(scenario.backends)} only")
     use_iptables(variant, tmp_path, monkeypatch)
-    wrong = run_scenario(scenario, mode, tmp_path)
+    wrong = run_scenario(scenario, mode)
     assert not wrong, "\n".join(wrong)

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import io
 import os
+import tempfile
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from typing import Any, NamedTuple
 
 import msgspec
 
+from netplane.apply.netns import Namespace
 from netplane.cli.main import main
+from tests.support.manifests import kube_list
+
+EXIT_DONE = 0
+EXIT_SOME_REFUSED = 3
 
 
 class Ran(NamedTuple):
@@ -45,3 +52,20 @@ def run_netplane(*arguments: str) -> Ran:
 
 def _is_ours(name: str) -> bool:
     return name.startswith("NETPLANE_")
+
+
+def apply_objects(
+    namespace: Namespace, mode: str, objects: Sequence[Mapping[str, object]], *options: str
+) -> Ran:
+    """Apply objects with the command, which must go well; ``-o json`` has been asked for.
+
+    Raises:
+        AssertionError: The command failed; some refused objects are no failure.
+    """
+    with tempfile.NamedTemporaryFile(suffix=".json") as manifest:
+        manifest.write(kube_list(*objects))
+        manifest.flush()
+        target = ["--netns", str(namespace), "--mode", mode, "-f", manifest.name, "-o", "json"]
+        ran = run_netplane("apply", *target, *options)
+    assert ran.status in {EXIT_DONE, EXIT_SOME_REFUSED}, str(ran)
+    return ran
