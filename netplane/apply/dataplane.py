@@ -27,6 +27,10 @@ class Update(Protocol):
 class Dataplane(Protocol):
     """One mode in one network namespace."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What had to be left out so far, in words: IPv6, on a kernel without it."""
+
     def render(self, plan: Plan) -> str:
         """The whole desired state as text that this mode's tool loads; needs no kernel."""
 

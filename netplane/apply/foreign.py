@@ -12,8 +12,9 @@ from pathlib import Path
 import msgspec
 
 from netplane.apply.netns import Namespace
-from netplane.apply.privilege import require_net_admin
+from netplane.apply.nfnetlink import NfnetlinkSocket
 from netplane.apply.tools import find, run
+from netplane.core.model.address import Family
 from netplane.errors import ConflictError, PrivilegeError, ToolError
 
 _CANARY = "KUBE-PROXY-CANARY"
@@ -23,7 +24,7 @@ _TABLES = ("mangle", "nat", "filter")
 # Under /proc/self the directory "net" is the main thread's namespace, not the caller's.
 _PROC_NET = Path("/proc/thread-self/net")
 _LEGACY = (("iptables-legacy", "ip_tables_names"), ("ip6tables-legacy", "ip6_tables_names"))
-_NFT_TOOLS = {"ip": "iptables-nft", "ip6": "ip6tables-nft"}
+_NFT_NAMES = {Family.IPV4: ("ip", "iptables-nft"), Family.IPV6: ("ip6", "ip6tables-nft")}
 
 
 class Canary(msgspec.Struct, frozen=True):
@@ -62,11 +63,15 @@ def find_kube_proxy(namespace: Namespace) -> KubeProxy:
     Raises:
         PrivilegeError: We may not look.
     """
-    families = nft_tables(namespace)
+    # The kernel is asked by name. nft would read every chain there is first: a second or two where
+    # iptables mode has 2,000 Services.
+    with NfnetlinkSocket(namespace) as link:
+        canaries = _nft_canaries(link)
+        tables = [name for f, (name, _) in _NFT_NAMES.items() if link.has_table(f, _TABLE)]
     return KubeProxy(
         pids=_processes(namespace),
-        canaries=(*_nft_canaries(namespace, families), *_legacy_canaries(namespace)),
-        nft_families=tuple(f for f in ("ip", "ip6") if _TABLE in families.get(f, ())),
+        canaries=(*canaries, *_legacy_canaries(namespace)),
+        nft_families=tuple(tables),
     )
 
 
@@ -105,42 +110,13 @@ def _must(namespace: Namespace, argv: list[str]) -> None:
         raise ToolError(f"{' '.join(argv)}: {done.stderr.strip():.300}")
 
 
-class _NftTable(msgspec.Struct):
-    family: str
-    name: str
-
-
-class _NftObject(msgspec.Struct):
-    table: _NftTable | None = None
-
-
-class _NftListing(msgspec.Struct):
-    nftables: list[_NftObject]
-
-
-def nft_tables(namespace: Namespace) -> dict[str, set[str]]:
-    """The names of all nft tables, by family."""
-    if find("nft") is None:
-        return {}
-    done = run(namespace, ["nft", "-j", "list", "tables"])
-    if done.status != 0:
-        require_net_admin()
-        raise ToolError(f"nft list tables: {done.stderr.strip():.300}")
-    names: dict[str, set[str]] = {}
-    for item in msgspec.json.decode(done.stdout, type=_NftListing).nftables:
-        if item.table is not None:
-            names.setdefault(item.table.family, set()).add(item.table.name)
-    return names
-
-
-def _nft_canaries(namespace: Namespace, families: dict[str, set[str]]) -> list[Canary]:
+def _nft_canaries(link: NfnetlinkSocket) -> list[Canary]:
     """Canaries among the chains of iptables-nft, which are plain nft chains."""
     return [
         Canary(program, table)
-        for family, program in _NFT_TOOLS.items()
+        for family, (_, program) in _NFT_NAMES.items()
         for table in _TABLES
-        if table in families.get(family, ())
-        and run(namespace, ["nft", "list", "chain", family, table, _CANARY]).status == 0
+        if link.has_chain(family, table, _CANARY)
     ]
 
 

@@ -11,11 +11,13 @@ from collections.abc import Iterator
 import msgspec
 
 from netplane.apply.dataplane import Dataplane
-from netplane.apply.foreign import legacy_tables, nft_tables
+from netplane.apply.foreign import legacy_tables
 from netplane.apply.iptables_tools import Variant, detect_variant
 from netplane.apply.netns import Namespace
+from netplane.apply.nfnetlink import NfnetlinkSocket
 from netplane.apply.tools import find
 from netplane.config import Mode
+from netplane.core.model.address import Family
 from netplane.core.nftables.layout import TABLE
 
 _LEGACY_LISTINGS = ("ip_tables_names", "ip6_tables_names")
@@ -67,8 +69,10 @@ def leftovers(mode: Mode, namespace: Namespace) -> tuple[Leftover, ...]:
         dataplane = _iptables(namespace, variant)
         if variant is not host and dataplane.status().installed:
             found.append(Leftover(_name(variant), dataplane))
-    if mode != "nftables" and any(TABLE in names for names in nft_tables(namespace).values()):
-        found.append(Leftover("nftables", _nftables(namespace)))
+    if mode != "nftables":
+        with NfnetlinkSocket(namespace) as link:
+            if any(link.has_table(family, TABLE) for family in Family):
+                found.append(Leftover("nftables", _nftables(namespace)))
     return tuple(found)
 
 

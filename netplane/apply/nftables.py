@@ -12,8 +12,6 @@ import re
 import time
 from itertools import chain
 
-import msgspec
-
 from netplane.apply.netns import Namespace
 from netplane.apply.nfnetlink import NfnetlinkSocket
 from netplane.apply.nfnetlink_commit import commit_all
@@ -22,6 +20,7 @@ from netplane.apply.tools import Completed, run
 from netplane.core.model.address import Family
 from netplane.core.nftables.compile import compile_family
 from netplane.core.nftables.diff import Delta, diff, is_elementary, picks_apart, postponed
+from netplane.core.nftables.layout import TABLE
 from netplane.core.nftables.observed import Observed
 from netplane.core.nftables.parse import parse_table
 from netplane.core.nftables.report import report
@@ -47,27 +46,13 @@ _FREED_WITHIN = 3.0
 _FREED_POLL = 0.05
 
 
-class _Tables(msgspec.Struct):
-    """The output of ``nft -j list tables``."""
-
-    nftables: list[_Entry]
-
-
-class _Name(msgspec.Struct):
-    family: str
-    name: str
-
-
-class _Entry(msgspec.Struct):
-    table: _Name | None = None
-
-
 class NftablesDataplane:
     """The nftables mode in one namespace, which the caller has entered."""
 
     def __init__(self, namespace: Namespace) -> None:
         self._namespace = namespace
         self._checked = False
+        self.notes: tuple[str, ...] = ()
 
     def render(self, plan: Plan) -> str:
         """All families as one script that replaces our tables; see ``core.nftables.text``."""
@@ -130,13 +115,13 @@ class NftablesDataplane:
         return parse_table(listed.stdout.decode(errors="replace"), family)
 
     def _existing(self) -> frozenset[Family]:
-        """The families we have a table in; nothing but names is read of anybody's tables."""
-        listed = run(self._namespace, ["nft", "-j", "list", "tables"])
-        if listed.status != 0:
-            raise ToolError(f"nft cannot list the names of tables: {_first(listed)}")
-        found = msgspec.json.decode(listed.stdout, type=_Tables).nftables
-        names = {f"{entry.table.family} {entry.table.name}" for entry in found if entry.table}
-        return frozenset(family for family in Family if table_of(family) in names)
+        """The families we have a table in.
+
+        Asked of the kernel by name: ``nft -j list tables`` reads everybody's chains and sets
+        first, 0.9 s where iptables-nft holds 2,000 Services of 5 endpoints.
+        """
+        with NfnetlinkSocket(self._namespace) as link:
+            return frozenset(family for family in Family if link.has_table(family, TABLE))
 
     def _generation(self) -> int:
         with NfnetlinkSocket(self._namespace) as link:

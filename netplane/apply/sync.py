@@ -63,6 +63,7 @@ class Sync:
     Attributes:
         plan: What traffic should do; ``plan.problems`` are the refused objects.
         kube_proxy: Traces of a kube-proxy in the namespace.
+        notes: What the mode had to leave out, in words.
     """
 
     def __init__(self, namespace: Namespace, config: Config, snapshot: Snapshot) -> None:
@@ -74,6 +75,7 @@ class Sync:
         self.kube_proxy = foreign.find_kube_proxy(namespace)
         self._leftovers: tuple[Leftover, ...] = leftovers(config.mode, namespace)
         self._update: Update = self._dataplane.prepare(self.plan)
+        self.notes = self._dataplane.notes
         self._tried: list[Changes] = []
 
     def foresee(self) -> Outcome:

@@ -40,7 +40,7 @@ def _apply(call: options.Call, *, dry_run: bool) -> int:
     from netplane.apply.sync import Sync
     from netplane.cli import log
     from netplane.cli.inputs import read_config, read_snapshot
-    from netplane.cli.report import name_problems, print_outcome, setting_of
+    from netplane.cli.report import print_outcome, setting_of, warn_of
 
     snapshot = read_snapshot(call.filenames)
     config = read_config(call, snapshot)
@@ -50,7 +50,7 @@ def _apply(call: options.Call, *, dry_run: bool) -> int:
         if dry_run and sync.kube_proxy and not call.take_over:
             log.warn(f"apply would refuse: a kube-proxy programs {namespace}: {sync.kube_proxy}")
         outcome = sync.foresee() if dry_run else sync.commit(take_over=call.take_over)
-    name_problems(sync.plan.problems)
+    warn_of(sync)
     setting = setting_of(call, config, sync.plan, snapshot)
     print_outcome(outcome, setting, written=not dry_run, same="no change")
     for failure in outcome.failures:

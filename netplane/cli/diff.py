@@ -40,7 +40,7 @@ def _diff(call: options.Call) -> int:
     from netplane.apply.sync import Sync
     from netplane.cli import log
     from netplane.cli.inputs import read_config, read_snapshot
-    from netplane.cli.report import name_problems, print_outcome, setting_of
+    from netplane.cli.report import print_outcome, setting_of, warn_of
 
     snapshot = read_snapshot(call.filenames)
     config = read_config(call, snapshot)
@@ -50,7 +50,7 @@ def _diff(call: options.Call) -> int:
         if sync.kube_proxy:
             log.warn(f"a kube-proxy programs {namespace}: {sync.kube_proxy}; apply would refuse")
         outcome = sync.foresee()
-    name_problems(sync.plan.problems)
+    warn_of(sync)
     setting = setting_of(call, config, sync.plan, snapshot)
     print_outcome(outcome, setting, written=False, same="no difference")
     return EXIT_DIFFERS if outcome else 0

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from netplane.apply.conntrack import Flow
-from netplane.apply.sync import Outcome
+from netplane.apply.sync import Outcome, Sync
 from netplane.cli import log
 from netplane.cli.options import Call
 from netplane.cli.terminal import Line, Part, Screen, emit_json
@@ -105,6 +105,13 @@ def name_problems(problems: Iterable[Problem]) -> None:
     """Name every refused object on stderr."""
     for problem in problems:
         log.warn(f"refused: {problem}")
+
+
+def warn_of(sync: Sync) -> None:
+    """Say on stderr what a pass leaves out: a family, refused objects."""
+    for note in sync.notes:
+        log.warn(note)
+    name_problems(sync.plan.problems)
 
 
 def print_outcome(outcome: Outcome, setting: Setting, *, written: bool, same: str) -> None:
