@@ -1,8 +1,10 @@
 """Both modes do the same to a packet: random states, random packets, the kernel as the judge.
 
 Left out is what the modes are meant to do differently (the table in the scenarios' README, and the
-last row of reference section 3.4): packets to what no Service declares, loopback NodePorts, and
-how a load balancer's address without endpoints turns strangers away.
+last row of reference section 3.4): packets to what no Service declares, loopback NodePorts, how a
+load balancer's address without endpoints turns strangers away, and what the node itself sends to
+an external address without endpoints: iptables mode, like kube-proxy, has no rule for that in
+OUTPUT (reference section 1.2, rows 1 and 2).
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from netplane.core.model.address import join_host_port
 from netplane.core.model.service import Protocol
 from tests.support.command import apply_objects
 from tests.support.flow import Flow, Outcome, Place, Verdict
@@ -49,6 +52,7 @@ class Frontend(NamedTuple):
     """Where a Service is reached.
 
     Attributes:
+        external: It is an external IP or a load balancer's address.
         restricted: It is a load balancer's address with source ranges.
         sticky: The Service has session affinity.
     """
@@ -56,6 +60,7 @@ class Frontend(NamedTuple):
     protocol: Protocol
     address: str
     port: int
+    external: bool = False
     restricted: bool = False
     sticky: bool = False
 
@@ -108,6 +113,9 @@ def _observe(
 
 
 def _seen(front: Frontend, flow: Flow, outcome: Outcome) -> Seen:
+    untouched = outcome.endpoint == join_host_port(flow.destination, flow.port)
+    if front.external and flow.place is Place.NODE and (untouched or not outcome.endpoint):
+        return Seen("not served")
     if outcome.verdict is not Verdict.ACCEPT:
         return Seen("refused or dropped" if front.restricted else outcome.verdict.value)
     kept = "kept" if outcome.source == flow.source else outcome.source
@@ -124,14 +132,17 @@ def _frontends(objects: list[Object]) -> Iterator[Frontend]:
         balancer = [i["ip"] for i in status["loadBalancer"].get("ingress", [])]
         for port in spec["ports"]:
             protocol = Protocol[port["protocol"]]
-            for address in (*spec["clusterIPs"], *spec.get("externalIPs", [])):
-                yield Frontend(protocol, address, port["port"], sticky=sticky)
+            front = Frontend(protocol, "", port["port"], sticky=sticky)
+            for address in spec["clusterIPs"]:
+                yield front._replace(address=address)
+            for address in spec.get("externalIPs", []):
+                yield front._replace(address=address, external=True)
             for address in balancer:
                 restricted = bool(spec.get("loadBalancerSourceRanges"))
-                yield Frontend(protocol, address, port["port"], restricted, sticky)
+                yield front._replace(address=address, external=True, restricted=restricted)
             if "nodePort" in port:
                 for address in NODE:
-                    yield Frontend(protocol, address, port["nodePort"], sticky=sticky)
+                    yield front._replace(address=address, port=port["nodePort"])
 
 
 def _flows(front: Frontend, objects: list[Object]) -> Iterator[Flow]:
