@@ -1,11 +1,10 @@
-"""The checks that several kinds of object share: names, ports, families."""
+"""The checks that several kinds of object share: names and ports."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from netplane.core.model import wire
-from netplane.core.model.address import Family
 from netplane.core.model.names import is_label, is_subdomain
 from netplane.core.model.reasons import Reason, Refusals
 from netplane.core.model.service import EndpointPort, Protocol
@@ -43,15 +42,6 @@ def check_subdomain(field: str, text: str, refusals: Refusals) -> None:
 def is_port(number: int | None) -> bool:
     """Whether this may be a port number; None and 0 both say that there is none."""
     return not number or 0 < number <= MAX_PORT
-
-
-def destination_fault(address: str | Reason, family: Family) -> tuple[Reason, str] | None:
-    """Why what ``endpoint_address`` made of a text is no endpoint of a family: reason, detail."""
-    if isinstance(address, Reason):
-        return address, ""
-    if (":" in address) != (family is Family.IPV6):
-        return Reason.WRONG_FAMILY, f"IPv{family.value}"
-    return None
 
 
 def endpoint_ports(

@@ -102,9 +102,10 @@ def _json_manifests(data: bytes, where: str) -> list[Manifest]:
 def _json_stream(text: str, where: str) -> Iterator[Manifest]:
     """Objects one after the other; after ``---`` the rest is YAML."""
     decoder = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refuse_constant)
-    position = _skip_blanks(text, 0)
+    position, counted, line = _skip_blanks(text, 0), 0, 1
     while position < len(text):
-        line = text.count("\n", 0, position) + 1
+        line += text.count("\n", counted, position)
+        counted = position
         if text.startswith("---", position):
             yield from _yaml_manifests(text[position:].encode(), where, first_line=line)
             return

@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from typing import TypeAlias
 
 from netplane.core.model import wire
-from netplane.core.model.address import Family
+from netplane.core.model.address import Family, family_of
 from netplane.core.model.checks import (
     check_label,
     check_subdomain,
-    destination_fault,
     endpoint_ports,
 )
 from netplane.core.model.destinations import endpoint_address
@@ -22,6 +21,7 @@ from netplane.core.model.service import Endpoint, EndpointSlice, ServiceName
 _FAMILIES = {"IPv4": Family.IPV4, "IPv6": Family.IPV6}
 _V1BETA1 = "discovery.k8s.io/v1beta1"
 _NO_CONDITIONS = wire.Conditions()
+_NO_HINTS = wire.Hints()
 
 
 def service_of(endpoint_slice: wire.EndpointSlice) -> ServiceName | None:
@@ -84,28 +84,43 @@ def _endpoints(
     endpoints: Iterable[wire.Endpoint], family: Family, refusals: Refusals
 ) -> tuple[Endpoint, ...]:
     good: list[Endpoint] = []
-    for index, endpoint in enumerate(endpoints):
-        fault = _fault(endpoint, family)
-        if fault is None:
-            good.append(_endpoint(endpoint))
+    for index, wired in enumerate(endpoints):
+        endpoint = _endpoint(wired, family)
+        if isinstance(endpoint, Endpoint):
+            good.append(endpoint)
         else:
-            field, value, reason, detail = fault
+            field, value, reason, detail = endpoint
             refusals.add(f"endpoints[{index}].{field}", value, reason, detail)
     return tuple(good)
 
 
-def _fault(endpoint: wire.Endpoint, family: Family) -> _Fault | None:
-    """The first thing that keeps an endpoint from being used."""
+def _endpoint(endpoint: wire.Endpoint, family: Family) -> Endpoint | _Fault:
+    """One endpoint by its first address, the only one kube-proxy reads, or its first fault."""
     if not endpoint.addresses:
         return "addresses", None, Reason.NO_ADDRESS, ""
-    text = endpoint.addresses[0]
-    fault = destination_fault(endpoint_address(text), family)
-    if fault is not None:
-        return "addresses[0]", text, *fault
-    node = _node_name(endpoint)
+    address = endpoint_address(endpoint.addresses[0])
+    if isinstance(address, Reason):
+        return "addresses[0]", endpoint.addresses[0], address, ""
+    if family_of(address) is not family:
+        return "addresses[0]", endpoint.addresses[0], Reason.WRONG_FAMILY, f"IPv{family.value}"
+    node = endpoint.node_name or ""
+    if endpoint.topology is not None:
+        node = node or endpoint.topology.hostname or ""
     if node and not is_subdomain(node):
         return "nodeName", node, Reason.NOT_A_SUBDOMAIN, ""
-    return None if endpoint.hints is None else _hint_fault(endpoint.hints)
+    hints = endpoint.hints or _NO_HINTS
+    if hints is not _NO_HINTS and (fault := _hint_fault(hints)) is not None:
+        return fault
+    conditions = endpoint.conditions or _NO_CONDITIONS
+    return Endpoint(
+        address=address,
+        ready=conditions.ready is not False,
+        serving=conditions.serving is not False,
+        terminating=conditions.terminating is True,
+        node=node,
+        zones=tuple(zone.name or "" for zone in hints.for_zones) if hints.for_zones else (),
+        nodes=tuple(node.name or "" for node in hints.for_nodes) if hints.for_nodes else (),
+    )
 
 
 def _hint_fault(hints: wire.Hints) -> _Fault | None:
@@ -117,26 +132,3 @@ def _hint_fault(hints: wire.Hints) -> _Fault | None:
         if not is_subdomain(node.name or ""):
             return f"hints.forNodes[{index}].name", node.name, Reason.NOT_A_SUBDOMAIN, ""
     return None
-
-
-def _endpoint(endpoint: wire.Endpoint) -> Endpoint:
-    """One faultless endpoint by its first address, the only one kube-proxy reads."""
-    assert endpoint.addresses
-    address = endpoint_address(endpoint.addresses[0])
-    assert isinstance(address, str)
-    conditions, hints = endpoint.conditions or _NO_CONDITIONS, endpoint.hints
-    return Endpoint(
-        address=address,
-        ready=conditions.ready is not False,
-        serving=conditions.serving is not False,
-        terminating=conditions.terminating is True,
-        node=_node_name(endpoint),
-        zones=tuple(zone.name or "" for zone in hints.for_zones or ()) if hints else (),
-        nodes=tuple(node.name or "" for node in hints.for_nodes or ()) if hints else (),
-    )
-
-
-def _node_name(endpoint: wire.Endpoint) -> str:
-    if endpoint.node_name is None and endpoint.topology is not None:
-        return endpoint.topology.hostname or ""
-    return endpoint.node_name or ""
