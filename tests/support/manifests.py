@@ -7,8 +7,6 @@ whole valid cluster states for property tests. Addresses are those of the docume
 198.51.100.0/24 and 2001:db8::/32.
 """
 
-# ruff: noqa: PLR0913 (a builder takes what the object has, by keyword)
-
 from __future__ import annotations
 
 import json
