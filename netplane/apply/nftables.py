@@ -47,10 +47,15 @@ _FREED_POLL = 0.05
 
 
 class NftablesDataplane:
-    """The nftables mode in one namespace, which the caller has entered."""
+    """The nftables mode in one namespace, which the caller has entered.
 
-    def __init__(self, namespace: Namespace) -> None:
+    ``postpone`` deletes chains after everything else, in a transaction of their own; None leaves
+    that to the kernel's version.
+    """
+
+    def __init__(self, namespace: Namespace, *, postpone: bool | None = None) -> None:
         self._namespace = namespace
+        self._postpone = _chains_stay_busy() if postpone is None else postpone
         self._checked = False
         self.notes: tuple[str, ...] = ()
 
@@ -77,7 +82,13 @@ class NftablesDataplane:
             if delta:
                 parts.append(delta)
                 changes.append(report(desired, observed, delta))
-        return NftablesUpdate(self._namespace, tuple(parts), _merged(changes), generation)
+        return NftablesUpdate(
+            self._namespace,
+            tuple(parts),
+            _merged(changes),
+            generation,
+            postpone=self._postpone,
+        )
 
     def status(self) -> Status:
         """What our tables say."""
@@ -139,12 +150,19 @@ class NftablesUpdate:
     """A sync worked out against what was observed; see netplane.apply.dataplane.Update."""
 
     def __init__(
-        self, namespace: Namespace, deltas: tuple[Delta, ...], changes: Changes, generation: int
+        self,
+        namespace: Namespace,
+        deltas: tuple[Delta, ...],
+        changes: Changes,
+        generation: int,
+        *,
+        postpone: bool,
     ) -> None:
         self._namespace = namespace
         self._deltas = deltas
         self._changes = changes
         self._generation = generation
+        self._postpone = postpone
 
     @property
     def changes(self) -> Changes:
@@ -162,7 +180,7 @@ class NftablesUpdate:
         deltas, self._deltas = self._deltas, ()
         if not deltas:
             return
-        if not _chains_stay_busy():
+        if not self._postpone:
             self._write(deltas, self._generation)
             return
         self._write(tuple(postponed(delta)[0] for delta in deltas), self._generation)

@@ -182,17 +182,12 @@ def is_elementary(delta: Delta) -> bool:
 
 
 def postponed(delta: Delta) -> tuple[Delta, Delta]:
-    """The transaction without what it deletes last, and that as a transaction of its own.
+    """The transaction without deleting chains, and that as a transaction of its own.
 
     Chains that go are empty after the first, and nothing leads to them.
     """
-    now = msgspec.structs.replace(delta, delete_chains=(), delete_affinity_sets=())
-    later = Delta(
-        family=delta.family,
-        delete_chains=delta.delete_chains,
-        delete_affinity_sets=delta.delete_affinity_sets,
-    )
-    return now, later
+    now = msgspec.structs.replace(delta, delete_chains=())
+    return now, Delta(family=delta.family, delete_chains=delta.delete_chains)
 
 
 def _anew(desired: Ruleset, *, exists: bool) -> Delta:

@@ -109,6 +109,8 @@ def _lines(delta: Delta, observed: Observed, owners: Owners) -> Iterator[_Line]:
         for rule in observed.chains[chain] or ("(empty)",):
             yield owners.of_name(chain), f"- chain {chain}: {rule}"
     for chain, wanted in delta.chains.items():
+        if wanted == observed.chains.get(chain):
+            yield owners.of_name(chain), f"+ chain {chain}: the same rules, for a set made anew"
         for line in _rule_lines(chain, observed.chains.get(chain, ()), wanted):
             yield owners.of_name(chain), line
     for name in delta.delete_affinity_sets:
@@ -158,12 +160,10 @@ def _base_lines(desired: Ruleset, observed: Observed, delta: Delta) -> Iterator[
 
 
 def _rule_lines(chain: str, old: tuple[str, ...], new: tuple[str, ...]) -> Iterator[str]:
-    """The rules of a chain that go and come; something for every chain that is not the same."""
+    """The rules of a chain that go and come; something for every chain that differs."""
     gone = [f"- chain {chain}: {rule}" for rule in old if rule not in new]
     come = [f"+ chain {chain}: {rule}" for rule in new if rule not in old]
     yield from gone
     yield from come
     if old != new and not gone and not come:
         yield f"+ chain {chain}: each rule once, in order"
-    elif old == new:
-        yield f"+ chain {chain}: the same rules, for a set made anew"

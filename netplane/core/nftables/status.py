@@ -41,7 +41,7 @@ def _frontend(observed: Observed, side: Side, frontend: Frontend) -> FrontendSta
     counted = observed.counters[verdicts].get(frontend.key)
     per_endpoint: dict[Backend, int] = {}
     for slots, backends in backends_of(side, frontend).items():
-        packets = observed.counters[slots][frontend.key]
+        packets = observed.counters[slots].get(frontend.key) or (0,) * len(backends)
         for backend, count in zip(backends, packets, strict=True):
             if backend is not HOLE:
                 per_endpoint[backend] = per_endpoint.get(backend, 0) + count

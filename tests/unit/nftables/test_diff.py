@@ -1,0 +1,278 @@
+"""Slots move as little as possible, and transactions hold what differs and nothing else."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+
+import msgspec
+import pytest
+
+from netplane.core.model.address import Family
+from netplane.core.nftables.compile import compile_family
+from netplane.core.nftables.diff import (
+    Delta,
+    ElementDelta,
+    diff,
+    is_elementary,
+    picks_apart,
+    place,
+    postponed,
+)
+from netplane.core.nftables.layout import Key, Ruleset, Value, Verdict
+from netplane.core.nftables.listing import read_listing
+from netplane.core.nftables.observed import HOLE, Observed
+from netplane.core.nftables.text import script
+from netplane.core.plan.plan import FamilyPlan
+from netplane.core.plan.port import Backend, PortPlan
+from netplane.rendering import environment
+from tests.support.port_plans import backends, port, random_plan, view
+
+A, B, C, D, E = backends(*(f"10.0.0.{i}" for i in range(1, 6)))
+WEB = ("172.30.0.1", 6, 80)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "present", "placed"),
+    [
+        pytest.param((A, B, C), (), (A, B, C), id="from-nothing"),
+        pytest.param((A, B, C), (C, A, B), (C, A, B), id="same-set-in-other-slots"),
+        pytest.param((A, B, C, D), (C, A, B), (C, A, B, D), id="one-joins"),
+        pytest.param((B, C, D), (A, B, C, D), (D, B, C), id="the-last-moves-into-the-gap"),
+        pytest.param((A, B, C), (A, B, C, D), (A, B, C), id="the-last-leaves"),
+        pytest.param((A, B, E), (A, B, C), (A, B, E), id="one-is-replaced"),
+        pytest.param((C, D, E), (A, B, C, D), (D, E, C), id="two-leave-and-one-joins"),
+        pytest.param((A, B), (A, HOLE, B), (A, B), id="hole"),
+        pytest.param((A, B, C), (A, HOLE, B), (A, C, B), id="hole-taken-by-a-newcomer"),
+        pytest.param((A, B), (A, A, B), (A, B), id="one-backend-twice"),
+        pytest.param((), (A, B), (), id="to-nothing"),
+    ],
+)
+def test_place(
+    wanted: tuple[Backend, ...], present: tuple[Backend, ...], placed: tuple[Backend, ...]
+) -> None:
+    assert place(wanted, present) == placed
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_placing_moves_no_more_than_it_must(seed: int) -> None:
+    rng = random.Random(seed)
+    pool = backends(*(f"10.0.0.{i}" for i in range(12)))
+    present = tuple(rng.sample(pool, rng.randint(0, 10)))
+    wanted = tuple(sorted(rng.sample(pool, rng.randint(0, 10))))
+    placed = place(wanted, present)
+    assert sorted(placed) == sorted(wanted)
+    kept = [s for s, b in enumerate(present[: len(wanted)]) if b in set(wanted)]
+    assert all(placed[slot] == present[slot] for slot in kept)
+    changed = sum(a != b for a, b in zip(placed, present, strict=False))
+    assert changed == min(len(wanted), len(present)) - len(kept)
+
+
+def compiled(*ports: PortPlan, **fields: object) -> Ruleset:
+    return compile_family(FamilyPlan(view=view(Family.IPV4, **fields), ports=ports), environment())
+
+
+def as_observed(ruleset: Ruleset) -> Observed:
+    """The table the kernel has once this ruleset is loaded."""
+    program = read_listing(ruleset.program)
+    return Observed(
+        family=ruleset.family,
+        exists=True,
+        lines=program.lines,
+        sets=program.sets,
+        chains={**program.chains, **ruleset.chains},
+        affinity_sets=ruleset.affinity_sets,
+        elements=ruleset.elements,
+    )
+
+
+def test_nothing_to_do() -> None:
+    web = compiled(port("web", cluster=(A, B)))
+    delta = diff(web, as_observed(web))
+    assert not delta
+    assert script(delta) == ""
+
+
+def test_other_slots_are_no_difference() -> None:
+    web = compiled(port("web", cluster=(A, B, C)))
+    observed = as_observed(compiled(port("web", cluster=(C, A, B))))
+    assert not diff(web, observed)
+
+
+def test_a_replaced_endpoint_is_one_slot() -> None:
+    old, new = compiled(port("web", cluster=(A, B))), compiled(port("web", cluster=(A, C)))
+    delta = diff(new, as_observed(old))
+    assert delta == Delta(
+        family=Family.IPV4,
+        elements={"endpoints": ElementDelta(delete_slots=[(WEB, 1)], add_slots=[(WEB, 1, C)])},
+    )
+    assert is_elementary(delta)
+
+
+def test_a_leaving_endpoint_changes_the_verdict_and_the_chain() -> None:
+    old, new = compiled(port("web", cluster=(A, B, C))), compiled(port("web", cluster=(B, C)))
+    delta = diff(new, as_observed(old))
+    assert delta.delete_chains == delta.flush_chains == ("pick-3",)
+    assert set(delta.chains) == {"pick-2"}
+    assert delta.elements["endpoints"] == ElementDelta(
+        delete_slots=[(WEB, 0), (WEB, 2)], add_slots=[(WEB, 0, C)]
+    )
+    assert delta.elements["services"] == ElementDelta(
+        delete=[(WEB, Verdict("pick-3", "default/web:http"))],
+        add=[(WEB, Verdict("pick-2", "default/web:http"))],
+    )
+
+
+def test_a_hole_is_repaired_without_deleting_what_is_not_there() -> None:
+    web = compiled(port("web", cluster=(A, B)))
+    observed = as_observed(web)
+    elements = {**observed.elements, "endpoints": {WEB: (HOLE, B, HOLE, C)}}
+    delta = diff(web, msgspec.structs.replace(observed, elements=elements))
+    assert delta.elements == {
+        "endpoints": ElementDelta(delete_slots=[(WEB, 3)], add_slots=[(WEB, 0, A)])
+    }
+
+
+def test_a_foreign_entry_with_a_hole_is_deleted_slot_by_slot() -> None:
+    web = compiled(port("web", cluster=(A, B)))
+    observed = as_observed(web)
+    other = ("172.30.0.9", 6, 80)
+    slots = {**observed.elements["endpoints"], other: (HOLE, C)}
+    elements = {**observed.elements, "endpoints": slots}
+    delta = diff(web, msgspec.structs.replace(observed, elements=elements))
+    assert delta.elements == {"endpoints": ElementDelta(delete_slots=[(other, 1)])}
+
+
+def test_an_edited_program_is_written_without_touching_elements() -> None:
+    web = compiled(port("web", cluster=(A, B)))
+    observed = as_observed(web)
+    chains = {**observed.chains, "firewall": ("accept",)}
+    delta = diff(web, msgspec.structs.replace(observed, chains=chains))
+    assert delta.program == web.program
+    assert set(delta.flush_chains) == set(read_listing(web.program).chains)
+    assert not delta.elements
+    assert not delta.delete_table
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"lines": ('comment "netplane layout 0"',)}, id="older-layout"),
+        pytest.param({"others": ("counter own",)}, id="foreign-object"),
+        pytest.param({"sets": {}}, id="no-sets"),
+    ],
+)
+def test_another_layout_is_a_new_table(change: dict[str, object]) -> None:
+    web = compiled(port("web", cluster=(A, B)))
+    delta = diff(web, msgspec.structs.replace(as_observed(web), **change))
+    assert delta.delete_table
+    assert script(delta).startswith("delete table ip netplane\n")
+    assert delta.elements["services"].add
+
+
+def test_a_new_mark_makes_the_table_anew() -> None:
+    """Neither nft nor netlink could write both of its places in one transaction."""
+    outside = port("web", cluster=(A, B), node_port=30080)
+    delta = diff(compiled(outside, masquerade_mark=1), as_observed(compiled(outside)))
+    assert delta.delete_table
+
+
+def test_an_unreadable_set_is_emptied_and_filled() -> None:
+    web = compiled(port("web", cluster=(A, B)))
+    observed = msgspec.structs.replace(as_observed(web), unreadable=frozenset({"services"}))
+    delta = diff(web, observed)
+    assert delta.elements["services"].flush
+    assert [key for key, _ in delta.elements["services"].add] == [WEB]
+    assert "flush map ip netplane services" in script(delta)
+
+
+def test_a_changed_timeout_rewrites_the_chains_that_use_the_set() -> None:
+    old = compiled(port("web", cluster=(A,), affinity_seconds=60))
+    new = compiled(port("web", cluster=(A,), affinity_seconds=90))
+    delta = diff(new, as_observed(old))
+    assert set(delta.chains) == set(new.chains)
+    assert set(delta.flush_chains) == set(new.chains)
+    assert delta.delete_affinity_sets == tuple(new.affinity_sets)
+    assert delta.add_affinity_sets == new.affinity_sets
+    assert not is_elementary(delta)
+
+
+def test_pick_chains_of_an_existing_table_travel_apart() -> None:
+    old = compiled(port("web", cluster=(A,)))
+    new = compiled(
+        port("web", cluster=(A, B)), port("sticky", 2, cluster=(A,), affinity_seconds=9)
+    )
+    first, rest = picks_apart(diff(new, as_observed(old)))
+    assert set(first.chains) == {"pick-2"}
+    assert is_elementary(first)
+    assert not first.elements
+    assert "pick-2" not in rest.chains
+    assert rest.delete_chains == ("pick-1",)
+    anew = diff(new, Observed(family=Family.IPV4))
+    assert picks_apart(anew) == (Delta(family=Family.IPV4), anew)
+
+
+def test_what_goes_last_can_be_postponed() -> None:
+    old = compiled(port("web", cluster=(A,)))
+    now, later = postponed(diff(compiled(), as_observed(old)))
+    assert now.flush_chains == ("pick-1",)
+    assert now.delete_chains == ()
+    assert later == Delta(family=Family.IPV4, delete_chains=("pick-1",))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_wanted_is_what_comes_of_it(seed: int) -> None:
+    rng = random.Random(seed)
+    before, after = (compile_family(random_plan(rng), environment()) for _ in range(2))
+    observed = as_observed(before)
+    delta = diff(after, observed)
+    for name, entries in _applied(observed, delta).items():
+        for key, value in entries.items():
+            wanted = after.elements[name][key]
+            if isinstance(value, tuple) and not isinstance(value, Verdict):
+                assert isinstance(wanted, tuple)
+                assert sorted(value) == sorted(wanted)
+            else:
+                assert value == wanted
+        assert entries.keys() == after.elements[name].keys()
+
+
+_Table = dict[tuple[str | int, ...], object]
+
+
+def _applied(observed: Observed, delta: Delta) -> dict[str, _Table]:
+    """What the kernel makes of it: an element is deleted once and added where there is none."""
+    kernel = {name: _flat(entries.items()) for name, entries in observed.elements.items()}
+    if delta.delete_table:
+        kernel = {name: {} for name in kernel}
+    for name, changed in delta.elements.items():
+        table = kernel[name]
+        gone = [*_flat(changed.delete), *((*key, slot) for key, slot in changed.delete_slots)]
+        for full in gone:
+            del table[full]
+        slots: _Table = {(*key, slot): backend for key, slot, backend in changed.add_slots}
+        for come in (slots, _flat(changed.add)):
+            assert not table.keys() & come.keys()
+            table |= come
+    return {name: _joined(name, table) for name, table in kernel.items()}
+
+
+def _flat(entries: Iterable[tuple[Key, Value]]) -> _Table:
+    """One element per slot, as the kernel has them."""
+    found: _Table = {}
+    for key, value in entries:
+        if isinstance(value, tuple) and not isinstance(value, Verdict):
+            found |= {(*key, slot): backend for slot, backend in enumerate(value)}
+        else:
+            found[key] = value
+    return found
+
+
+def _joined(name: str, table: _Table) -> _Table:
+    if not name.endswith("endpoints") or name == "no-endpoints":
+        return table
+    slots: dict[tuple[str | int, ...], dict[int, object]] = {}
+    for full, backend in table.items():
+        slots.setdefault(full[:-1], {})[int(full[-1])] = backend
+    assert all(sorted(found) == list(range(len(found))) for found in slots.values())
+    return {key: tuple(found.values()) for key, found in slots.items()}
