@@ -449,8 +449,8 @@ def test_a_set_that_changes_while_it_is_read_is_read_again(
 def test_a_dump_is_whole_while_the_kernel_reorders_the_set(link: NfnetlinkSocket) -> None:
     """A set that grew is rehashed in the background, and a dump is resumed by counting."""
     sent: set[Key] = set()
-    for n in range(40):
-        messages = add(700, start=700 * n)
+    for n in range(60):
+        messages = add(100, start=100 * n)
         sent |= keys_of(messages)
         link.commit(messages, generation=None)
         assert link.dump_elements(Family.IPV4, LAYOUTS["services"]).elements.keys() == sent

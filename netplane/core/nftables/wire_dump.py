@@ -13,7 +13,13 @@ from typing import Final, NamedTuple, TypeAlias
 from netplane.core.model.address import Family
 from netplane.core.nftables.layout import Key, SetLayout, Value, Values, Verdict
 from netplane.core.nftables.observed import HOLE
-from netplane.core.nftables.wire import attributes, read_number, read_text
+from netplane.core.nftables.wire import (
+    attribute,
+    attribute_header,
+    attributes,
+    read_number,
+    read_text,
+)
 from netplane.core.nftables.wire_elements import (
     NFT_GOTO,
     NFTA_DATA_VALUE,
@@ -48,6 +54,19 @@ _NFT_JUMP: Final = -3
 _VERDICT_WORDS: Final = {code: word for word, code in VERDICT_CODES.items()}
 _SLOT_LIMIT = 1 << 16  # the key is declared as `numgen random mod 65536`
 _LENGTH = struct.Struct("=H")
+_ELEMENT_TYPE = attribute_header(NFTA_LIST_ELEM, 0)[2:]
+_DATA_TYPE = attribute_header(NFTA_SET_ELEM_DATA, 0)[2:]
+_COMMENT_HEAD = 6
+_COMMENT_TYPES = attribute_header(NFTA_SET_ELEM_USERDATA, 0)[2:] + b"\0"
+# EXPR{NAME "counter", DATA{BYTES, PACKETS}}: headers, the bytes counted, a header, the packets.
+_COUNTER = struct.Struct(">24s8x4sQ")
+_COUNTER_HEADERS = (
+    attribute_header(_NFTA_SET_ELEM_EXPR, 40)
+    + attribute(1, b"counter\0")
+    + attribute_header(_NFTA_EXPR_DATA, 24)
+    + attribute_header(1, 8),
+    attribute_header(_NFTA_COUNTER_PACKETS, 8),
+)
 
 
 class Dump(NamedTuple):
@@ -127,6 +146,8 @@ class DumpReader:
         uniform = self._layout.values is Values.SLOTS and self._layout.counter and start < end
         if uniform and self._feed_uniform(body, start, end):
             return
+        if self._layout.values is Values.VERDICT:
+            start = self._feed_verdicts(body, start, end)
         for kind, first, last in attributes(body, start, end):
             if kind != NFTA_LIST_ELEM:
                 raise WireError(f"a list with an attribute of type {kind}", first)
@@ -166,6 +187,49 @@ class DumpReader:
             return False
         frontend, slot, backend, packets = row.unpack_from(body, start)
         return raw == (frontend + slot, b"", backend, "", "", packets)
+
+    def _feed_verdicts(self, body: bytes, start: int, end: int) -> int:
+        """Read the elements of a verdict map while they are built as kernels build them.
+
+        They differ in the lengths of a chain's name and of a comment alone. Returns where the
+        first one starts that is built otherwise, or the end.
+        """
+        head = struct.Struct(f"=H2s8s{self._key_size}sH2s")
+        headers = attribute_header(NFTA_SET_ELEM_KEY, 4 + self._key_size)
+        headers += attribute_header(NFTA_DATA_VALUE, self._key_size)
+        expected = (_ELEMENT_TYPE, headers, _DATA_TYPE)
+        counted = _COUNTER.size if self._layout.counter else 0
+        unpack_key = key_unpacker(self._layout.keys, self._family)
+        chains: dict[bytes, str] = {}  # a few for every Service
+        elements, counts, packets = self._elements, self._packets, 0
+        while end - start > head.size:
+            length, kind, inner, raw, data, data_kind = head.unpack_from(body, start)
+            value = start + head.size
+            position = value + ((data - 1) & ~3)
+            last = start + length
+            if (kind, inner, data_kind) != expected or last > end or position + counted > last:
+                break
+            if counted:
+                before, between, packets = _COUNTER.unpack_from(body, position)
+                if (before, between) != _COUNTER_HEADERS:
+                    break
+                position += counted
+            comment = _fast_comment(body[position:last])
+            if comment is None:
+                break
+            said = body[value : value + data - 4]
+            chain = chains.get(said)
+            if chain is None:
+                chain = chains[said] = _read_data(said, 0, len(said))[1]
+                if not chain:
+                    break
+            key = unpack_key(raw)
+            elements[key] = Verdict(chain, comment)
+            if counted:
+                counts[key] = (packets,)
+            self._read += 1
+            start += (length + 3) & ~3
+        return start
 
     def _slot(self, frontend: bytes) -> dict[bytes, tuple[bytes, int]]:
         return self._slots.setdefault(frontend, {})
@@ -298,6 +362,19 @@ def _read_comment(raw: bytes) -> str:
             return payload.partition(b"\0")[0].decode(errors="replace")
         position += 2 + size
     return ""
+
+
+def _fast_comment(raw: bytes) -> str | None:
+    """The comment in what follows an element's counter; None where it is not just a comment."""
+    if not raw:
+        return ""
+    size = len(raw)
+    # USERDATA's header; a type of 0, a length that fits the rest but padding; the text and a NUL.
+    if size > _COMMENT_HEAD and raw[2:5] == _COMMENT_TYPES:
+        inner = raw[5]
+        if 0 < inner <= size - _COMMENT_HEAD < inner + 4 and not raw[5 + inner]:
+            return raw[_COMMENT_HEAD : _COMMENT_HEAD + inner - 1].decode(errors="replace")
+    return None
 
 
 def _read_counter(body: bytes, start: int, end: int) -> int:

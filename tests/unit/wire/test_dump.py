@@ -14,7 +14,7 @@ from netplane.core.nftables.layout import Key, SetLayout, Value, Verdict
 from netplane.core.nftables.observed import HOLE
 from netplane.core.nftables.wire import MessageType, Reply, answer, attribute, attributes, replies
 from netplane.core.nftables.wire_dump import Dump, DumpReader
-from netplane.core.nftables.wire_elements import add_slots
+from netplane.core.nftables.wire_elements import add_elements, add_slots
 from netplane.core.plan.port import Backend
 from netplane.errors import WireError
 from tests.unit.wire.elements import EVERY_SHAPE, LAYOUTS, entries, identify
@@ -90,6 +90,23 @@ def test_an_element_that_looks_different_is_read_all_the_same() -> None:
     assert observed.packets == {key: (1, 1, 0xFFFFFFFF, 1)}
 
 
+@pytest.mark.parametrize("name", ["endpoints", "services", "cluster-ips"])
+def test_an_element_that_comes_twice_gives_a_broken_dump_away(name: str) -> None:
+    layout = LAYOUTS[name]
+    sent: dict[Key, Value] = {("10.96.0.1", 6, 80): Verdict("refuse", "default/web")}
+    if name == "endpoints":
+        sent = {("10.96.0.1", 6, 80): (Backend("10.0.0.1", 1), Backend("10.0.0.2", 1))}
+    elif name == "cluster-ips":
+        sent = {("10.96.0.1",): None}
+    bodies = dump(layout, Family.IPV4, sent, 1)
+    reader = DumpReader(layout, Family.IPV4)
+    for one in bodies:
+        reader.feed(one)
+    assert not reader.repeated
+    reader.feed(bodies[0])
+    assert reader.repeated
+
+
 @pytest.mark.parametrize(
     ("code", "chain", "word"),
     [(1, "", "accept"), (-5, "", "return"), (-3, "pick-1", "jump pick-1"), (0, "", "drop")],
@@ -117,6 +134,20 @@ def test_a_range_that_is_no_network_is_told_as_a_range() -> None:
 def test_elements_of_another_set_are_an_error() -> None:
     with pytest.raises(WireError, match="restricted"):
         read(LAYOUTS["services"], Family.IPV4, [body(LAYOUTS["restricted"], Family.IPV4, [])])
+
+
+def test_verdicts_are_read_alike_fast_and_slowly() -> None:
+    """An attribute that no kernel sends today stops the fast way in the middle of a list."""
+    layout = LAYOUTS["services"]
+    sent: dict[Key, Value] = {
+        (f"10.96.0.{n}", 6, 80): Verdict("pick-" + "1" * n, "x" * n) for n in range(9)
+    }
+    (message,) = add_elements(layout, Family.IPV4, sent.items())
+    elements = [with_counter(element, 5) for element in elements_of(message)]
+    elements[4] += attribute(77, b"news")
+    observed = read(layout, Family.IPV4, [body(layout, Family.IPV4, elements)])
+    assert observed.elements == sent
+    assert observed.packets == dict.fromkeys(sent, (5,))
 
 
 @pytest.mark.parametrize(("family", "layout"), EVERY_SHAPE, ids=identify)
