@@ -143,3 +143,10 @@ def test_flows_at_once_do_not_mix(traffic: Traffic) -> None:
             flows.append(flow._replace(protocol=protocol, patience=1.0))
             expected.append(outcome)
     assert traffic.send(flows) == expected
+
+
+@pytest.mark.parametrize("source", [POD4, POD6])
+def test_many_refusals_at_once_all_come_back(traffic: Traffic, source: str) -> None:
+    destination = "fd00:30::11" if source == POD6 else "172.30.0.11"
+    flows = [_flow(source, destination, 81)] * 500
+    assert set(traffic.send(flows)) == {Outcome(REJECT)}

@@ -35,7 +35,7 @@ _COMMON: Mapping[str, str] = {
     "ipv6/conf/default/accept_dad": "0",
     # Many rejects in a row come back as ICMP errors; none may be held back.
     "ipv4/icmp_ratemask": "0",
-    "ipv6/icmp/ratelimit": "0",
+    "ipv6/icmp/ratemask": "128",  # a list of types: echo requests alone, which we do not send
     "ipv4/conf/all/rp_filter": "0",
     "ipv4/conf/default/rp_filter": "0",
 }
