@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 
 import msgspec
 import pytest
@@ -20,7 +21,7 @@ from netplane.core.plan.changes import Action
 from netplane.core.plan.plan import FamilyPlan, Plan
 from netplane.errors import RefusedError, StaleError
 from netplane.rendering import environment
-from tests.support.netns import run_tool
+from tests.support.netns import ip, run_tool
 from tests.support.port_plans import (
     backends,
     dual,
@@ -172,14 +173,39 @@ def test_a_new_count_of_endpoints_balances_every_protocol(netns: Namespace) -> N
     for family in Family:
         chains = observe(netns, family).chains
         assert "pick-2" not in chains
-        ip = _WORDS[family]
-        key = f"{ip} daddr . meta l4proto . th dport . numgen random mod 3"
-        assert chains["pick-3"] == (f"dnat {ip} to {key} map @endpoints",)
+        word = _WORDS[family]
+        key = f"{word} daddr . meta l4proto . th dport . numgen random mod 3"
+        assert chains["pick-3"] == (f"dnat {word} to {key} map @endpoints",)
     added = nft(netns, "--debug=netlink", "list", "chain", "ip", "netplane", "pick-3")
     NftablesDataplane(netns).cleanup()
     apply(netns, grown)
     anew = nft(netns, "--debug=netlink", "list", "chain", "ip", "netplane", "pick-3")
     assert _instructions(added) == _instructions(anew)
+
+
+def test_connections_are_counted_per_frontend_and_endpoint(netns: Namespace) -> None:
+    """Sent to UDP endpoints of this node, through a pick chain that netlink added."""
+    assert netns.name is not None
+    lines = ["route add 172.30.0.0/16 dev lo"]
+    lines += [f"addr add {b.address}/32 dev lo" for b in _MANY]
+    ip("-n", netns.name, batch=lines)
+    dns = port("dns", 1, protocol=Protocol.UDP, cluster=_MANY[:1])
+    apply(netns, plan(FamilyPlan(view=view(), ports=(dns,))))
+    dns = msgspec.structs.replace(dns, cluster=_MANY)
+    apply(netns, plan(FamilyPlan(view=view(), ports=(dns,))))
+    netns.call(lambda: _send_from_new_sockets(60, ("172.30.0.1", 80)))
+    (frontend,) = NftablesDataplane(netns).status().frontends
+    assert frontend.connections == 60
+    counts = [endpoint.connections or 0 for endpoint in frontend.endpoints]
+    assert len(counts) == 3
+    assert sum(counts) == 60
+    assert min(counts) > 0
+
+
+def _send_from_new_sockets(count: int, destination: tuple[str, int]) -> None:
+    for _ in range(count):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"x", destination)
 
 
 def _instructions(listing: str) -> list[str]:
