@@ -9,7 +9,8 @@ from __future__ import annotations
 import enum
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import msgspec
 
@@ -57,23 +58,25 @@ class Examination(msgspec.Struct, frozen=True):
         return Level.STOP if mode == self.mode else Level.WARN
 
 
+Check: TypeAlias = Callable[[Examination], Iterator[Finding]]
+
+
 def examine(namespace: Namespace, mode: Mode) -> Iterator[Finding]:
     """Check everything, in the order of dependence; without privileges only what can be seen."""
     examination = Examination(namespace, mode)
-    yield from _privileges()
-    yield _kernel()
-    yield from _tools(examination)
-    if has_net_admin():
-        yield from _iptables_variant(examination)
-        yield from _trials(examination)
-        yield from _legacy(examination)
-        yield from _kube_proxy(examination)
-    yield from _forwarding(examination)
-    yield from _bridges(examination)
-    yield from _conntrack(examination)
+    seeing: tuple[Check, ...] = (_privileges, _kernel, _tools)
+    doing: tuple[Check, ...] = (_iptables_variant, _trials, _legacy, _kube_proxy)
+    settings: tuple[Check, ...] = (_forwarding, _bridges, _conntrack)
+    for check in (*seeing, *(doing if has_net_admin() else ()), *settings):
+        try:
+            yield from check(examination)
+        except ApplyError as exc:  # one check that fails must not hide the others
+            name = check.__name__.strip("_").replace("_", " ")
+            yield Finding(Level.STOP, name, str(exc), "see to that first, then ask again")
 
 
-def _privileges() -> Iterator[Finding]:
+def _privileges(examination: Examination) -> Iterator[Finding]:
+    del examination  # it is about this process
     if has_net_admin():
         yield Finding(Level.OK, "privileges", "CAP_NET_ADMIN is there")
     else:
@@ -85,8 +88,9 @@ def _privileges() -> Iterator[Finding]:
         )
 
 
-def _kernel() -> Finding:
-    return Finding(Level.OK, "kernel", f"Linux {os.uname().release} on {os.uname().machine}")
+def _kernel(examination: Examination) -> Iterator[Finding]:
+    del examination  # there is one for all namespaces
+    yield Finding(Level.OK, "kernel", f"Linux {os.uname().release} on {os.uname().machine}")
 
 
 def _version(text: str) -> tuple[int, ...]:
@@ -151,6 +155,9 @@ def _trials(examination: Examination) -> Iterator[Finding]:
 
 def _legacy(examination: Examination) -> Iterator[Finding]:
     """Legacy rules beside nft ones: both are consulted for every packet, in an unclear order."""
+    if examination.mode == "iptables" and _host_variant(examination) is Variant.LEGACY:
+        yield Finding(Level.OK, "legacy rules", "legacy tables are the ones iptables mode uses")
+        return
     try:
         tables = legacy_rules(examination.namespace)
     except ApplyError as exc:
@@ -249,10 +256,15 @@ def _conntrack(examination: Examination) -> Iterator[Finding]:
         yield Finding(Level.OK, "conntrack", f"{used} of {limit} entries are used")
 
 
+def _host_variant(examination: Examination) -> Variant | None:
+    """Which iptables the host uses, None without any."""
+    return None if find("iptables") is None else detect_variant(examination.namespace)
+
+
 def _iptables_variant(examination: Examination) -> Iterator[Finding]:
-    if find("iptables") is None:
+    variant = _host_variant(examination)
+    if variant is None:
         return
-    variant = detect_variant(examination.namespace)
     where = {
         Variant.NFT: "iptables-nft: rules live in nf_tables, nft list shows them",
         Variant.LEGACY: "iptables-legacy: rules live in ip_tables, nft does not show them",

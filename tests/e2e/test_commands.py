@@ -350,6 +350,26 @@ def test_a_process_reads_the_standard_input(netns: Namespace, mode: str) -> None
     assert "172.30.0.10" in ruleset(netns, legacy=False)
 
 
+def test_without_privileges_only_render_works(tmp_path: Path, mode: str) -> None:
+    state = tmp_path / "state.json"
+    items = _state("10.244.1.7")
+    state.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
+    on_state = ("-f", str(state), "--node", "node-1", "--mode", mode)
+    argv = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-m", "netplane"]
+
+    def powerless(*arguments: str) -> tuple[int, str]:
+        done = subprocess.run([*argv, *arguments], capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    status, printed = powerless("render", *on_state)
+    assert (status, "172.30.0.10" in printed) == (0, True)
+    for command, wanted in (("apply", 1), ("diff", 3), ("status", 1), ("cleanup", 1)):
+        status, printed = powerless(command, *(on_state if command in {"apply", "diff"} else ()))
+        assert (status, "CAP_NET_ADMIN" in printed) == (wanted, True), printed
+    status, printed = powerless("doctor", "--mode", mode)
+    assert (status, "run as root" in printed) == (1, True), printed
+
+
 def test_local_endpoints_need_the_node(run: Run, mode: str) -> None:
     """The node's name decides what is local, so a wrong one is worth a warning."""
     state = [
