@@ -66,9 +66,7 @@ def batch_error(answer: Answer) -> ApplyError:
     words = describe(answer.errno, answer.words)
     match answer.errno:
         case errno.EPERM:
-            return PrivilegeError(
-                f"changing nftables needs CAP_NET_ADMIN here: {words}; run as root"
-            )
+            return PrivilegeError(f"nftables needs CAP_NET_ADMIN here: {words}; run as root")
         # ERESTART is the kernel's own number (linux/errno.h) and has no text.
         case errno.ERESTART:
             return StaleError("the ruleset changed since it was observed; observe again")

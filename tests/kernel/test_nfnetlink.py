@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -406,6 +407,22 @@ def test_a_lost_answer_is_not_mistaken_for_success(netns: Namespace) -> None:
         # The socket is as good as before.
         narrow.commit(add(3), generation=narrow.generation())
         assert len(narrow.dump_elements(Family.IPV4, LAYOUTS["services"]).elements) == 3
+
+
+def test_without_the_privilege_it_says_so(netns: Namespace) -> None:
+    script = (
+        "from netplane.apply.netns import Namespace\n"
+        "from netplane.apply.nfnetlink import NfnetlinkSocket\n"
+        "from netplane.errors import PrivilegeError\n"
+        "with Namespace() as here, NfnetlinkSocket(here) as link:\n"
+        "    try:\n"
+        "        link.generation()\n"
+        "    except PrivilegeError as exc:\n"
+        "        print(exc)\n"
+    )
+    dropped = ["setpriv", "--inh-caps=-net_admin", "--bounding-set=-net_admin"]
+    said = run_tool([*dropped, sys.executable, "-c", script], inside=netns)
+    assert "CAP_NET_ADMIN" in said
 
 
 def test_an_abandoned_dump_does_not_disturb_the_next(link: NfnetlinkSocket) -> None:
