@@ -12,9 +12,10 @@ from typing import NamedTuple
 import pytest
 
 from netplane.apply.netns import Namespace
+from netplane.apply.tools import find
 from netplane.core.iptables.names import PREFIXES
 from tests.support.command import run_netplane
-from tests.support.host_iptables import VARIANTS, use_iptables
+from tests.support.host_iptables import VARIANTS, require_iptables, use_iptables
 from tests.support.manifests import endpoint_slice, kube_list, node, service
 from tests.support.netns import run_tool
 
@@ -55,6 +56,8 @@ def _observe(netns: Namespace) -> Rules:
     saves = {}
     for tool in FAMILIES.values():
         for variant in VARIANTS:
+            if find(f"{tool}-{variant}-save") is None:
+                continue
             text = run_tool([f"{tool}-{variant}-save", "-c"], inside=netns)
             if variant == "legacy":  # libiptc zeroes a policy's counters when a rule goes in front
                 text = POLICY_COUNTERS.sub("", text)
@@ -75,6 +78,7 @@ def _install(netns: Namespace, origin: str) -> None:
     if variant == "nft" and script.exists():
         run_tool(["nft", "-f", str(script)], inside=netns)
         return
+    require_iptables("legacy" if variant == "legacy" else "nft")
     for family, tool in FAMILIES.items():
         rules = (FOREIGN / f"{name}.{family}").read_text(encoding="utf-8")
         run_tool([f"{tool}-{variant}-restore", "-c"], stdin=rules, inside=netns)

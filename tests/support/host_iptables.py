@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
-from netplane.apply.tools import find
+from netplane.apply.tools import find, run
+from tests.support.netns import new_netns, require
 
 Variant = Literal["nft", "legacy"]
 VARIANTS: tuple[Variant, ...] = ("nft", "legacy")
@@ -19,12 +21,34 @@ _VERBS = ("", "-save", "-restore")
 def use_iptables(variant: Variant, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Put links ``iptables``, ``iptables-save``... to a variant's programs first in PATH.
 
-    Skips the calling test, with the reason, where the variant is not installed.
+    Skips the calling test, with the reason, where the variant does not work.
     """
+    require_iptables(variant)
     for program in _PROGRAMS:
         for verb in _VERBS:
             target = find(f"{program}-{variant}{verb}")
-            if target is None:
-                pytest.skip(f"{program}-{variant}{verb} is not installed")
+            assert target is not None, f"{program}-{variant}{verb} is not installed"
             (folder / f"{program}{verb}").symlink_to(target)
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ.get('PATH', '')}")
+
+
+def require_iptables(variant: Variant) -> None:
+    """Skip the calling test, with the reason, where a variant does not work."""
+    require()
+    reason = _why_not(variant)
+    if reason:
+        pytest.skip(reason)
+
+
+@functools.cache
+def _why_not(variant: Variant) -> str:
+    """Why a variant does not work here, "" where it does: distributions and kernels drop legacy."""
+    with new_netns() as namespace:
+        for program in _PROGRAMS:
+            name = f"{program}-{variant}"
+            if find(name) is None:
+                return f"{name} is not installed"
+            done = run(namespace, [name, "-w", "-t", "nat", "-S"])
+            if done.status != 0:
+                return f"{name} does not work on this kernel: {done.stderr.strip()}"
+    return ""

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from netplane.apply.netns import Namespace
+from netplane.apply.tools import find
 from netplane.core.nftables.layout import TABLE
 from tests.support.netns import run_tool
 
@@ -19,11 +20,12 @@ _VOLATILE = (
 )
 
 
-def ruleset(namespace: Namespace, *, legacy: bool = True) -> str:
+def ruleset(namespace: Namespace) -> str:
     """All rules of the namespace: nftables (with what iptables-nft keeps there) and legacy."""
     commands = [["nft", "list", "ruleset"]]
-    if legacy:
-        commands += [["iptables-legacy-save"], ["ip6tables-legacy-save"]]
+    commands += [
+        [name] for name in ("iptables-legacy-save", "ip6tables-legacy-save") if find(name)
+    ]
     return "\n".join(steady(run_tool(argv, inside=namespace)) for argv in commands)
 
 

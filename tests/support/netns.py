@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from netplane.apply.netns import Namespace
+from netplane.apply.tools import find
 
 _CLONE_NEWNS = 0x00020000  # linux/sched.h
 _MS_REC = 0x4000  # linux/mount.h
@@ -80,9 +81,17 @@ def run_tool(argv: Sequence[str], *, stdin: str = "", inside: Namespace | None =
         AssertionError: It failed; the message has what it wrote to stderr.
     """
 
+    program = find(argv[0])
+    assert program is not None, f"{argv[0]} is not installed"
+
     def call() -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            argv, input=stdin, capture_output=True, text=True, check=False, timeout=_TOOL_SECONDS
+            [program, *argv[1:]],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_TOOL_SECONDS,
         )
 
     done = inside.call(call) if inside is not None else call()

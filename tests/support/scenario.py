@@ -6,7 +6,7 @@ scenario are not read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -119,9 +119,7 @@ def states(scenario: Scenario) -> Iterator[tuple[Step, list[Object]]]:
     current: dict[tuple[str, ...], Object] = {}
     for step in scenario.steps:
         for item in step.delete:
-            key = _key(item, item)
-            assert key in current, f"{scenario.id}: step {step.note!r} deletes unknown {key}"
-            del current[key]
+            current.pop(_key(item, item), None)
         current.update({_key(item, item["metadata"]): item for item in step.objects})
         yield step, list(current.values())
 
@@ -170,15 +168,30 @@ def split_endpoint(endpoint: str) -> tuple[str, int]:
     return address, int(port)
 
 
-def has_affinity(packet: Packet, objects: list[Object]) -> bool:
+def has_affinity(packet: Packet, objects: Sequence[Object]) -> bool:
     """Whether a packet leads to a Service with ClientIP affinity, so that its flows may stick."""
-    for item in objects:
-        spec = item.get("spec", {})
-        if item["kind"] == "Service" and spec.get("sessionAffinity") == "ClientIP":
-            for port in spec.get("ports", []):
-                if packet.dport in {port["port"], port.get("nodePort")}:
-                    return True
-    return False
+    return any(
+        item["spec"].get("sessionAffinity") == "ClientIP" and _leads_to(packet, item)
+        for item in objects
+        if item["kind"] == "Service"
+    )
+
+
+def _leads_to(packet: Packet, service: Object) -> bool:
+    spec = service["spec"]
+    ingress = service.get("status", {}).get("loadBalancer", {}).get("ingress", [])
+    addresses = {
+        canonical_address(address)
+        for address in (
+            *(spec.get("clusterIPs") or [spec.get("clusterIP", "")]),
+            *spec.get("externalIPs", []),
+            *(point.get("ip", "") for point in ingress),
+        )
+    }
+    ports = spec.get("ports", [])
+    if canonical_address(packet.dst) in addresses:
+        return any(port["port"] == packet.dport for port in ports)
+    return any(port.get("nodePort") == packet.dport for port in ports)
 
 
 def _key(item: Mapping[str, Any], metadata: Mapping[str, Any]) -> tuple[str, ...]:
