@@ -18,7 +18,7 @@ table ip netplane {{
     elements = {{ {elements} }}
   }}
   set cluster-ips {{ type ipv4_addr; elements = {{ {addresses} }} }}
-  chain pick-2 {{ {rule} }}
+  chain pick-2 {{ {rule}; }}
 }}
 """
 ONE = "172.30.0.1 . tcp . 80 . {} : 10.244.1.1 . 8080"

@@ -6,31 +6,37 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from netplane.apply.netns import Namespace
-from tests.support.netns import require
+from tests.support.netns import ip
 
 pytestmark = pytest.mark.kernel
 
+GONE_SECONDS = 10
 CHILD = """
-import os
+import os, threading
 from tests.support.netns import new_netns
 with new_netns() as namespace:
-    print(namespace.name, os.path.exists(f"/run/netns/{namespace.name}"), inode, flush=True)
+    thread = namespace.call(threading.get_native_id)
+    print(namespace.name, os.path.exists(f"/run/netns/{namespace.name}"), thread, flush=True)
     input()
 """
 
 
+def _links(netns: Namespace) -> list[str]:
+    listing = netns.call(lambda: Path("/proc/thread-self/net/dev").read_text(encoding="ascii"))
+    return [line.split(":")[0].strip() for line in listing.splitlines()[2:]]
+
+
 def test_a_fixture_is_a_namespace_of_its_own(netns: Namespace) -> None:
-    links = netns.call(lambda: Path("/proc/thread-self/net/dev").read_text(encoding="ascii"))
-    assert [line.split(":")[0].strip() for line in links.splitlines()[2:]] == ["lo"]
+    assert _links(netns) == ["lo"]
 
 
-def test_names_are_private_and_a_kill_leaves_nothing() -> None:
-    require()
+def test_a_kill_leaves_nothing(netns: Namespace) -> None:
     child = subprocess.Popen(
         [sys.executable, "-c", CHILD],
         stdin=subprocess.PIPE,
@@ -40,9 +46,14 @@ def test_names_are_private_and_a_kill_leaves_nothing() -> None:
     )
     with child:
         assert child.stdout is not None
-        name, seen_by_child = child.stdout.readline().split()
+        name, seen_by_child, thread = child.stdout.readline().split()
         assert seen_by_child == "True"
         assert not Path("/run/netns", name).exists()
+        ip("-n", str(netns), "link", "add", "canary", "type", "veth", "peer", "netns", thread)
+        assert "canary" in _links(netns)
         child.send_signal(signal.SIGKILL)
-    assert child.returncode == -signal.SIGKILL
-    assert not Path("/run/netns", name).exists()
+    # A veth goes when the namespace of its other end goes.
+    deadline = time.monotonic() + GONE_SECONDS
+    while "canary" in _links(netns):
+        assert time.monotonic() < deadline, f"{name} outlived its process"
+        time.sleep(0.01)

@@ -42,7 +42,7 @@ def require_iptables(variant: Variant) -> None:
 
 @functools.cache
 def _why_not(variant: Variant) -> str:
-    """Why a variant does not work here, "" where it does: distributions and kernels drop legacy."""
+    """Why a variant does not work here, "" where it does: newer kernels may lack legacy."""
     with new_netns() as namespace:
         for program in _PROGRAMS:
             name = f"{program}-{variant}"
