@@ -85,7 +85,7 @@ class Sync:
             for family in self.plan.families
             if sysctl.lacks_route_localnet(self._namespace, family.view)
         ]
-        found += [f"would remove our rules of {leftover}" for leftover in self._leftovers]
+        found += [f"would remove our rules of {leftover.name}" for leftover in self._leftovers]
         return Outcome(changes=self._update.changes, also=tuple(found))
 
     def commit(self, *, take_over: bool = False) -> Outcome:
