@@ -95,8 +95,8 @@ def test_diff_tells_by_its_status(run: Run, netns: Namespace, mode: str) -> None
     ran = run("diff", "--mode", mode, state=state)
     assert ran.status == 1, ran
     assert "default/web:http" in ran.stdout
-    assert "netplane" not in ruleset(netns, legacy=False)
-    assert "KUBE-" not in ruleset(netns, legacy=False)
+    assert "netplane" not in ruleset(netns)
+    assert "KUBE-" not in ruleset(netns)
     assert run("apply", "--mode", mode, state=state).status == 0
     ran = run("diff", "--mode", mode, state=state)
     assert (ran.status, ran.stdout) == (0, "no difference\n"), ran
@@ -112,11 +112,11 @@ def test_verbose_diff_shows_rules(run: Run, mode: str) -> None:
 
 
 def test_a_dry_run_writes_nothing(run: Run, netns: Namespace, mode: str) -> None:
-    before = ruleset(netns, legacy=False)
+    before = ruleset(netns)
     ran = run("apply", "--dry-run", "--mode", mode, state=_state("10.244.1.7"))
     assert ran.status == 0, ran
     assert "+ default/web:http" in ran.stdout
-    assert ruleset(netns, legacy=False) == before
+    assert ruleset(netns) == before
     assert netns.call(Path("/proc/sys/net/ipv4/conf/all/route_localnet").read_text) == "0\n"
     ran = run("apply", "--dry-run", "--mode", mode, state=[*_state(), _refused()])
     assert ran.status == 3
@@ -136,13 +136,13 @@ def test_refused_objects_are_named_and_the_rest_is_applied(run: Run, mode: str) 
 
 def test_unreadable_input_changes_nothing(run: Run, netns: Namespace, tmp_path: Path) -> None:
     run("apply", state=_state("10.244.1.7"))
-    before = ruleset(netns, legacy=False)
+    before = ruleset(netns)
     broken = tmp_path / "broken.json"
     broken.write_text('{"apiVersion": "v1", "kind": "List", "items": [', encoding="utf-8")
     ran = run("apply", "-f", str(broken), state=_state())
     assert ran.status == 1
     assert "broken.json" in ran.stderr
-    assert ruleset(netns, legacy=False) == before
+    assert ruleset(netns) == before
 
 
 def test_what_is_rendered_is_what_is_applied(run: Run, netns: Namespace, mode: str) -> None:
@@ -188,7 +188,7 @@ def test_cleanup_removes_all_and_only_ours(run: Run, netns: Namespace, mode: str
     ran = run("cleanup")
     assert ran.status == 0, ran
     assert ran.stdout
-    left = ruleset(netns, legacy=False)
+    left = ruleset(netns)
     assert "table inet somebody" in left
     assert "table ip nat" in left
     assert "netplane" not in left
@@ -203,7 +203,7 @@ def test_switching_modes_leaves_one(run: Run, netns: Namespace) -> None:
         ran = run("apply", "--mode", mode, state=state)
         assert ran.status == 0, ran
         assert ran.stdout != "no change\n"
-        assert gone not in ruleset(netns, legacy=False).replace("KUBE-FIREWALL", "")
+        assert gone not in ruleset(netns).replace("KUBE-FIREWALL", "")
         ran = run("apply", "--mode", mode, state=state)
         assert ran.stdout == "no change\n", ran.stdout
     ran = run("diff", "--mode", "nftables", "-o", "json", state=state)
@@ -347,7 +347,7 @@ def test_a_process_reads_the_standard_input(netns: Namespace, mode: str) -> None
     assert done.returncode == 0, done.stderr
     assert "default/web:http" in done.stdout
     assert "\x1b" not in done.stdout
-    assert "172.30.0.10" in ruleset(netns, legacy=False)
+    assert "172.30.0.10" in ruleset(netns)
 
 
 def test_without_privileges_only_render_works(tmp_path: Path, mode: str) -> None:
