@@ -46,7 +46,7 @@ class Moment(NamedTuple):
     alone: bool
 
     def __str__(self) -> str:
-        return f"{self.share:.0%}-after-{self.after}{'-alone' if self.alone else ''}"
+        return f"{self.after}+{self.share}{'-alone' if self.alone else ''}"
 
 
 MOMENTS = (
