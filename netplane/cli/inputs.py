@@ -24,13 +24,21 @@ def read_snapshot(filenames: Sequence[str]) -> Snapshot:
 
     Raises:
         UsageError: ``-`` was given twice.
-        InputError: Something is not readable, or not parseable as a whole.
+        InputError: Something is not readable, not parseable as a whole, or all of it is empty.
     """
     if list(filenames).count(STDIN) > 1:
         raise UsageError("-f -: the standard input can be read only once")
     manifests: list[Manifest] = []
+    nothing = True
     for origin, content in _contents(filenames):
+        nothing = nothing and not content.strip()
         manifests += parse(content, origin=origin)
+    if nothing:
+        # A `kubectl get` that failed prints nothing, and that must not remove every Service.
+        raise InputError(
+            "the input is empty; to say that there are no Services, give an empty List:"
+            ' {"apiVersion": "v1", "kind": "List", "items": []}'
+        )
     snapshot = build_snapshot(manifests)
     for kind, count in sorted(snapshot.skipped.items()):
         log.info(f"passed over {count} x {kind}: nothing to program for that kind")

@@ -145,6 +145,22 @@ def test_unreadable_input_changes_nothing(run: Run, netns: Namespace, tmp_path: 
     assert ruleset(netns) == before
 
 
+@pytest.mark.parametrize("content", ["", "\n \n"], ids=["empty", "blank"])
+def test_empty_input_is_a_mistake_and_an_empty_list_is_not(
+    run: Run, netns: Namespace, tmp_path: Path, content: str
+) -> None:
+    run("apply", state=_state("10.244.1.7"))
+    before = ruleset(netns)
+    nothing = tmp_path / "nothing.yaml"
+    nothing.write_text(content, encoding="utf-8")
+    ran = run("apply", "-f", str(nothing))
+    assert ran.status == 1
+    assert "empty" in ran.stderr
+    assert ruleset(netns) == before
+    assert run("apply", state=[]).status == 0
+    assert "KUBE-SVC" not in ruleset(netns)
+
+
 def test_what_is_rendered_is_what_is_applied(run: Run, netns: Namespace, mode: str) -> None:
     state = _state("10.244.1.7", "10.244.1.8")
     rendered = run("render", "--mode", mode, state=state)
