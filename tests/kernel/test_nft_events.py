@@ -1,0 +1,74 @@
+"""The kernel's notices of nftables transactions: who committed, and nothing from elsewhere."""
+
+from __future__ import annotations
+
+import select
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netplane.apply.netns import Namespace
+from netplane.apply.nft_events import Commit, NftEvents, commits_in
+from tests.support.netns import new_netns, run_tool
+
+pytestmark = pytest.mark.kernel
+
+
+def _commits(events: NftEvents, count: int) -> list[Commit]:
+    """Wait for so many commits, 5 s at the most."""
+    found: list[Commit] = []
+    while len(found) < count:
+        ready, _, _ = select.select([events], [], [], 5.0)
+        assert ready, f"only {len(found)} of {count} notices within 5 s"
+        notices = events.read()
+        assert not notices.lost
+        found += notices.commits
+    return found
+
+
+def test_a_commit_of_another_process_is_told(netns: Namespace) -> None:
+    with NftEvents(netns) as events:
+        run_tool(["nft", "add table ip netplane-test"], inside=netns)
+        run_tool(["nft", "add chain ip netplane-test c"], inside=netns)
+        first, second = _commits(events, 2)
+        assert first.program == "nft"
+        assert not first.ours
+        assert second.generation == first.generation + 1
+        assert events.read().commits == ()
+
+
+def test_other_namespaces_are_silent(netns: Namespace) -> None:
+    with new_netns() as other, NftEvents(netns) as events:
+        run_tool(["nft", "add table ip elsewhere"], inside=other)
+        run_tool(["nft", "add table ip here"], inside=netns)
+        (only,) = _commits(events, 1)
+        assert only.program == "nft"
+        assert events.read().commits == ()
+
+
+def test_iptables_nft_is_heard_too(netns: Namespace) -> None:
+    with NftEvents(netns) as events:
+        run_tool(["iptables-nft", "-t", "nat", "-N", "KUBE-TEST"], inside=netns)
+        assert _commits(events, 1)[0].program.startswith("iptables")
+
+
+_NEWGEN = bytes.fromhex(
+    "2c000000 0f0a 0000 00000000 00000000"  # nlmsghdr: 44 bytes, NFT_MSG_NEWGEN
+    "00 00 0000"  # nfgenmsg
+    "0800 0100 00000007"  # NFTA_GEN_ID
+    "0800 0200 0000002a"  # NFTA_GEN_PROC_PID
+    "0800 0300 6e667400"  # NFTA_GEN_PROC_NAME
+)
+
+
+def test_a_notice_is_read() -> None:
+    assert commits_in(_NEWGEN) == [Commit(7, 42, "nft")]
+
+
+@given(st.integers(0, len(_NEWGEN) - 1), st.integers(1, 255))
+def test_a_damaged_notice_never_raises(position: int, change: int) -> None:
+    damaged = bytearray(_NEWGEN)
+    damaged[position] ^= change
+    assert len(commits_in(bytes(damaged))) <= 1
+    assert commits_in(_NEWGEN[:position]) == []
