@@ -1,8 +1,9 @@
 """Who changed nftables: the kernel's notices of committed transactions, in one namespace.
 
 The kernel multicasts what each transaction did, and at its end one NFT_MSG_NEWGEN with the new
-generation id, the process and its program (nf_tables_api.c, nf_tables_gen_notify). Only those last notices are read here: they say that there is something to look at,
-and whether it was us. What changed is for a comparison to find out.
+generation id, the process and its program (nf_tables_api.c, nf_tables_gen_notify). Only those last
+notices are read here: they say that there is something to look at, and whether it was us. What
+changed is for a comparison to find out.
 """
 
 from __future__ import annotations
