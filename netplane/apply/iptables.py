@@ -19,7 +19,7 @@ from netplane.core.iptables.report import report
 from netplane.core.iptables.status import drift, frontends
 from netplane.core.iptables.steps import Step, steps, whole_text
 from netplane.core.model.address import Family
-from netplane.core.plan.changes import Changes
+from netplane.core.plan.changes import Changes, merged
 from netplane.core.plan.plan import FamilyPlan, Plan
 from netplane.core.plan.status import Status
 from netplane.errors import ApplyError, RefusedError, ToolError
@@ -170,11 +170,7 @@ class IptablesUpdate:
         self._tools = tools
         self._pending = [(part.family, step) for part in parts for step in part.steps]
         self._written: list[str] = []
-        services = (change for part in parts for change in part.changes.services)
-        self._changes = Changes(
-            services=tuple(sorted(services, key=lambda c: (c.label, c.family, c.protocol))),
-            base=tuple(line for part in parts for line in part.changes.base),
-        )
+        self._changes = merged(part.changes for part in parts)
 
     @property
     def changes(self) -> Changes:

@@ -29,7 +29,7 @@ from netplane.core.nftables.text import render, script, table_of
 from netplane.core.nftables.wire import Message
 from netplane.core.nftables.wire_rules import delete_chain, new_chains
 from netplane.core.nftables.wire_transactions import transactions
-from netplane.core.plan.changes import Changes
+from netplane.core.plan.changes import Changes, merged
 from netplane.core.plan.plan import Plan
 from netplane.core.plan.status import Status
 from netplane.errors import RefusedError, StaleError, ToolError
@@ -85,7 +85,7 @@ class NftablesDataplane:
         return NftablesUpdate(
             self._namespace,
             tuple(parts),
-            _merged(changes),
+            merged(changes),
             generation,
             postpone=self._postpone,
         )
@@ -287,14 +287,6 @@ def _load(namespace: Namespace, text: str, *, written: str) -> None:
         f" written: {written or 'nothing'}",
         line=number,
         written=written,
-    )
-
-
-def _merged(parts: list[Changes]) -> Changes:
-    services = chain.from_iterable(part.services for part in parts)
-    return Changes(
-        services=tuple(sorted(services, key=lambda c: (c.label, c.family, c.protocol))),
-        base=tuple(chain.from_iterable(part.base for part in parts)),
     )
 
 

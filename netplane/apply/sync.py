@@ -13,6 +13,7 @@ works from the state, makes it good.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeVar
@@ -22,9 +23,10 @@ import msgspec
 from netplane.apply import conntrack, foreign, sysctl
 from netplane.apply.addresses import local_addresses
 from netplane.apply.dataplane import Dataplane, Update
+from netplane.apply.flows import Flow
 from netplane.apply.modes import Leftover, leftovers, open_mode
 from netplane.apply.netns import Namespace
-from netplane.config import Config
+from netplane.config import PRIMARY, Config
 from netplane.core.model.address import of_family
 from netplane.core.model.snapshot import Snapshot
 from netplane.core.plan.changes import Changes
@@ -32,7 +34,7 @@ from netplane.core.plan.compile import build_plan
 from netplane.core.plan.conntrack import desired_flows
 from netplane.core.plan.plan import FamilyPlan, Plan
 from netplane.core.plan.view import build_view
-from netplane.errors import ApplyError
+from netplane.errors import ApplyError, WireError
 
 _T = TypeVar("_T")
 _ATTEMPTS = 3
@@ -50,7 +52,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
     changes: Changes
     also: tuple[str, ...] = ()
-    flows: tuple[conntrack.Flow, ...] = ()
+    flows: tuple[Flow, ...] = ()
     failures: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
@@ -70,7 +72,8 @@ class Sync:
         self._namespace = namespace
         self._mode = config.mode
         self._dataplane: Dataplane = open_mode(config.mode, namespace)
-        self._local = local_addresses(namespace)
+        # Most states need none of them, and to read them takes as long as to decode a small one.
+        self._local = functools.cache(partial(local_addresses, namespace))
         self.plan: Plan = plan_for(config, snapshot, self._local)
         self.kube_proxy = foreign.find_kube_proxy(namespace)
         self._leftovers: tuple[Leftover, ...] = leftovers(config.mode, namespace)
@@ -103,12 +106,12 @@ class Sync:
         changes = self._commit_rules()
         also: list[str] = []
         failures: list[str] = []
-        flows: list[conntrack.Flow] = []
+        flows: list[Flow] = []
 
         def attempt(done: list[_T], step: Callable[[], Iterable[_T]]) -> None:
             try:
                 done.extend(step())
-            except ApplyError as exc:
+            except (ApplyError, WireError) as exc:
                 failures.append(str(exc))
 
         attempt(also, self._set_parameters)
@@ -147,10 +150,10 @@ class Sync:
     def _take_over(self) -> tuple[str, ...]:
         return foreign.take_over(self._namespace, self.kube_proxy) if self.kube_proxy else ()
 
-    def _clean_flows(self, plan: FamilyPlan) -> tuple[conntrack.Flow, ...]:
+    def _clean_flows(self, plan: FamilyPlan) -> tuple[Flow, ...]:
         accepting = plan.view.node_port_addresses
         local = conntrack.Local(
-            frozenset(of_family(self._local, plan.family)),
+            lambda: frozenset(of_family(self._local(), plan.family)),
             None if accepting is None else frozenset(accepting),
         )
         removed = frozenset().union(
@@ -159,8 +162,24 @@ class Sync:
         return conntrack.clean(self._namespace, plan.family, desired_flows(plan), local, removed)
 
 
-def plan_for(config: Config, snapshot: Snapshot, addresses: tuple[str, ...] = ()) -> Plan:
-    """The plan of the configured node: its view from configuration, Node object and addresses."""
+def plan_for(
+    config: Config, snapshot: Snapshot, addresses: Callable[[], tuple[str, ...]] = tuple
+) -> Plan:
+    """The plan of the configured node: its view from configuration, Node object and addresses.
+
+    Args:
+        config: Checked configuration.
+        snapshot: The cluster's objects.
+        addresses: Tells the addresses on the node's interfaces; called where they matter.
+    """
     node = snapshot.nodes.get(config.node_name)
-    view = build_view(config, mode=config.mode, node=node, local_addresses=addresses)
+    local = addresses() if _chooses_addresses(config) else ()
+    view = build_view(config, mode=config.mode, node=node, local_addresses=local)
     return build_plan(snapshot, view)
+
+
+def _chooses_addresses(config: Config) -> bool:
+    """Whether only some of the node's addresses accept NodePorts, those within networks."""
+    return PRIMARY not in config.node_port_addresses and any(
+        not network.endswith("/0") for network in config.node_port_addresses
+    )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from netplane.apply.conntrack import Flow
+from netplane.apply.flows import Flow
 from netplane.apply.sync import Outcome, Sync
 from netplane.cli import log
 from netplane.cli.options import Call
@@ -15,11 +16,12 @@ from netplane.config import Config
 from netplane.core.model.address import join_host_port
 from netplane.core.model.problem import Problem
 from netplane.core.model.snapshot import Snapshot
-from netplane.core.plan.changes import Action, Changes, ServiceChange
+from netplane.core.plan.changes import Action, ServiceChange
 from netplane.core.plan.plan import Plan
 from netplane.core.plan.status import Status
 
 _NAMED = 4  # how many endpoints a line names before it counts the rest
+_SHOWN = 50  # how many lines of a kind there are without -v before the rest is counted
 _MARKS = {
     Action.ADDED: ("+", "green"),
     Action.REMOVED: ("-", "red"),
@@ -124,40 +126,48 @@ def print_outcome(outcome: Outcome, setting: Setting, *, written: bool, same: st
         same: What to say where there are none.
     """
     changes = outcome.changes
-    if not setting.verbose:
-        changes = Changes(
-            services=tuple(msgspec.structs.replace(s, rules=()) for s in changes.services),
-            base=changes.base,
-        )
     if setting.json:
-        emit_json(_document(outcome, changes, setting, written=written))
+        emit_json(_document(outcome, setting, written=written))
         return
     screen = Screen()
-    for service in changes.services:
+    limit = None if setting.verbose else _SHOWN
+    services = changes.outline(limit=limit, rules=setting.verbose)
+    for service in services:
         screen.print(*service_line(service))
         for rule in service.rules:
             screen.print(*_rule_line(rule))
+    totals = changes.totals()
+    _say_more(screen, totals.total() - len(services), "service ports")
     for base in _base_lines(changes.base, verbose=setting.verbose):
         screen.print(*base)
     for step in outcome.also:
         screen.print(("* ", "cyan"), step)
-    for flow in map(_flow, outcome.flows):
+    for flow in map(_flow, outcome.flows[:limit]):
         screen.print(
             ("* ", "cyan"),
             f"deleted the UDP flow of {flow.client} to {flow.frontend}: {flow.endpoint} "
             "must not answer it",
         )
-    screen.print(_summary(changes) if outcome else same)
+    if limit is not None:
+        _say_more(screen, len(outcome.flows) - limit, "deleted UDP flows")
+    screen.print(_summary(totals) if outcome else same)
 
 
-def _document(outcome: Outcome, changes: Changes, setting: Setting, *, written: bool) -> Report:
+def _say_more(screen: Screen, count: int, what: str) -> None:
+    """Say how many lines were left out."""
+    if count > 0:
+        screen.print(f"... and {count:,} more {what} (-v shows all)")
+
+
+def _document(outcome: Outcome, setting: Setting, *, written: bool) -> Report:
+    changes = outcome.changes
     return Report(
         mode=setting.mode,
         node=setting.node,
         namespace=setting.namespace,
         changed=bool(outcome),
         written=written and bool(outcome),
-        services=changes.services,
+        services=tuple(changes.outline(rules=setting.verbose)),
         base=changes.base if setting.verbose else (),
         also=outcome.also,
         flows=tuple(map(_flow, outcome.flows)),
@@ -216,12 +226,9 @@ def _base_lines(base: tuple[str, ...], *, verbose: bool) -> Iterable[Line]:
     yield [("~ ", "yellow"), f"what Services share: +{added} -{removed} lines (-v shows them)"]
 
 
-def _summary(changes: Changes) -> str:
+def _summary(totals: Counter[Action]) -> str:
     """``2 added, 1 changed, 0 removed``: service ports."""
-    counts = dict.fromkeys(Action, 0)
-    for service in changes.services:
-        counts[service.action] += 1
-    return "service ports: " + ", ".join(f"{counts[a]} {a.value}" for a in Action)
+    return "service ports: " + ", ".join(f"{totals[action]:,} {action.value}" for action in Action)
 
 
 def setting_of(call: Call, config: Config, plan: Plan, snapshot: Snapshot) -> Setting:

@@ -9,27 +9,26 @@ cannot colour, move or clear anything.
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Collection, Iterable, Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
-from rich.color import ColorSystem
-from rich.console import Console
-from rich.style import Style
 
 from netplane.cli.safe import clean
+
+if TYPE_CHECKING:
+    from rich.color import ColorSystem
+    from rich.style import Style
 
 #: Text, or text and a style in rich's words: ``("gone", "bold red")``.
 Part: TypeAlias = str | tuple[str, str]
 Line: TypeAlias = Sequence[Part]
 
 _GAP = "  "
-_SYSTEMS = {
-    "standard": ColorSystem.STANDARD,
-    "256": ColorSystem.EIGHT_BIT,
-    "truecolor": ColorSystem.TRUECOLOR,
-}
+# Where none of these is set, and stdout is no terminal, rich shows no colour: no need to ask it.
+_FORCING = ("FORCE_COLOR", "TTY_COMPATIBLE")
 
 
 def emit_json(value: object) -> None:
@@ -54,8 +53,7 @@ class Screen:
     """The standard output, as far as it can show colour."""
 
     def __init__(self) -> None:
-        console = Console()
-        self._colours = None if console.no_color else _SYSTEMS.get(console.color_system or "")
+        self._colours = _colour_system()
 
     def print(self, *line: Part) -> None:
         """Print a line made of parts."""
@@ -90,6 +88,24 @@ class Screen:
         return _style(style).render(clean(text), color_system=self._colours)
 
 
+def _colour_system() -> ColorSystem | None:
+    """What colours stdout shows, None for none at all."""
+    if not (sys.stdout.isatty() or any(map(os.environ.get, _FORCING))):
+        return None
+    from rich.color import ColorSystem
+    from rich.console import Console
+
+    console = Console()
+    systems = {
+        "standard": ColorSystem.STANDARD,
+        "256": ColorSystem.EIGHT_BIT,
+        "truecolor": ColorSystem.TRUECOLOR,
+    }
+    return None if console.no_color else systems.get(console.color_system or "")
+
+
 @functools.cache
 def _style(name: str) -> Style:
+    from rich.style import Style
+
     return Style.parse(name)

@@ -6,7 +6,8 @@ import socket
 
 import pytest
 
-from netplane.apply.conntrack import Flow, Local, clean, flows
+from netplane.apply.conntrack import Local, clean, flows
+from netplane.apply.flows import Flow
 from netplane.apply.netns import Namespace
 from netplane.core.model.address import Family
 from netplane.core.plan.conntrack import UdpFlows
@@ -21,7 +22,7 @@ _BACKENDS = {
     Family.IPV4: ("10.244.0.1", "10.244.0.2"),
     Family.IPV6: ("fd00:244::1", "fd00:244::2"),
 }
-_LOCAL = Local(frozenset())
+_LOCAL = Local()
 _NOTHING = UdpFlows(frontends={}, node_ports={})
 
 
@@ -113,7 +114,7 @@ def test_a_node_port_is_one_on_own_addresses_only(netns: Namespace, family: Fami
     _send(netns, family, own, 30053, 4001)
     _send(netns, family, elsewhere, 30053, 4002)
     desired = UdpFlows(frontends={}, node_ports={30053: frozenset()})
-    deleted = clean(netns, family, desired, Local(frozenset({own})))
+    deleted = clean(netns, family, desired, Local(lambda: frozenset({own})))
     assert _ports(deleted) == {4001}
     assert _ports(flows(netns, family)) == {4002}
 

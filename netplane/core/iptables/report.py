@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
+from functools import cached_property
+from typing import NamedTuple
 
 from netplane.core.iptables.diff import Delta
 from netplane.core.iptables.layout import TABLES, Chains, Ruleset
@@ -25,7 +27,7 @@ from netplane.core.iptables.reading import (
     source_ranges,
 )
 from netplane.core.iptables.rule import read_rule
-from netplane.core.plan.changes import Action, Changes, ServiceChange
+from netplane.core.plan.changes import Action, Changes, LostFrontend, ServiceChange
 
 _HEALTH_CHECK = " health check node port"
 _WORDS = {
@@ -37,55 +39,95 @@ _WORDS = {
 
 def report(desired: Ruleset, observed: Observed, delta: Delta) -> Changes:
     """What a delta changes, per service port of one family; false for an empty delta."""
-    if not delta:
-        return Changes()
-    story = _Story(desired, observed)
-    for table in TABLES:
-        part = delta.table(table)
-        for chain, rules in (part.writes | dict.fromkeys(part.deletes, ())).items():
-            story.tell(table, chain, observed.table(table).chains.get(chain), rules)
-        story.base += [f"+ {story.family} {table}: {rule}" for rule in part.additions]
-        story.base += [f"- {story.family} {table}: {rule}" for rule in part.removals]
-    return story.end()
+    return Changes(_Story(desired, observed, delta))
+
+
+class _Lines(NamedTuple):
+    """What a delta writes and removes: by service port, and what is nobody's."""
+
+    rules: dict[PortKey, list[str]]
+    base: list[str]
 
 
 class _Story:
-    """A report in the making: lines by service port, and those of nobody's."""
+    """A delta of one family; see ``netplane.core.plan.changes.Story``."""
 
-    def __init__(self, desired: Ruleset, observed: Observed) -> None:
-        self.family = f"IPv{desired.family.value}"
-        self.base: list[str] = []
+    def __init__(self, desired: Ruleset, observed: Observed, delta: Delta) -> None:
+        self._family = desired.family
+        self._delta = delta
+        self._observed = observed
+        self._desired = desired
         self._old_nat = observed.nat.chains
         self._new_nat = desired.tables["nat"]
-        self._old = frontends({t: observed.table(t).chains for t in TABLES})
-        self._new = frontends(desired.tables)
-        self._rules: dict[PortKey, list[str]] = defaultdict(list)
-        self._by_label = {key.label: key for key in (*self._old, *self._new)}
 
-    def tell(
-        self, table: str, chain: str, old: tuple[str, ...] | None, new: tuple[str, ...]
-    ) -> None:
-        """Take note of a chain that changes from ``old`` (None: absent) to ``new``."""
+    def __bool__(self) -> bool:
+        return bool(self._delta)
+
+    def totals(self) -> Counter[Action]:
+        """See ``Story``."""
+        return Counter(self._action(key) for key in self._lines.rules)
+
+    def services(self, *, limit: int | None = None, rules: bool = False) -> list[ServiceChange]:
+        """See ``Story``."""
+        lines = self._lines.rules
+        return [self._change(key, lines[key] if rules else ()) for key in sorted(lines)[:limit]]
+
+    def base(self) -> tuple[str, ...]:
+        """See ``Story``."""
+        return tuple(self._lines.base)
+
+    def lost(self) -> Iterator[LostFrontend]:
+        """See ``Story``."""
+        for key, gone in self._old.items():
+            for _, address, port in gone.keys() - self._new.get(key, {}).keys():
+                yield LostFrontend(self._family, address, key.protocol, port)
+
+    @cached_property
+    def _old(self) -> dict[PortKey, dict[Frontend, str]]:
+        return frontends({table: self._observed.table(table).chains for table in TABLES})
+
+    @cached_property
+    def _new(self) -> dict[PortKey, dict[Frontend, str]]:
+        return frontends(self._desired.tables)
+
+    @cached_property
+    def _by_label(self) -> dict[str, PortKey]:
+        return {key.label: key for key in (*self._old, *self._new)}
+
+    @cached_property
+    def _lines(self) -> _Lines:
+        family = f"IPv{self._family.value}"
+        found = _Lines(defaultdict(list), [])
+        for table in TABLES:
+            part = self._delta.table(table)
+            for chain, rules in (part.writes | dict.fromkeys(part.deletes, ())).items():
+                self._tell(found, table, chain, rules)
+            found.base.extend(f"+ {family} {table}: {rule}" for rule in part.additions)
+            found.base.extend(f"- {family} {table}: {rule}" for rule in part.removals)
+        return found
+
+    def _tell(self, found: _Lines, table: str, chain: str, new: tuple[str, ...]) -> None:
+        """Take note of a chain that gets these rules."""
+        old = self._observed.table(table).chains.get(chain)
         before, after = frozenset(old or ()), frozenset(new)
         lines = [f"- {rule}" for rule in old or () if rule not in after]
         lines += [f"+ {rule}" for rule in new if rule not in before]
         key = self._owner(chain, new or old or ()) if chain.startswith(PREFIXES) else None
+        where = f"IPv{self._family.value} {table}:"
         for line in lines:
             whose = key or self._whose(line)
             if whose is None:
-                self.base.append(f"{line[:2]}{self.family} {table}: {line[2:]}")
+                found.base.append(f"{line[:2]}{where} {line[2:]}")
             else:
-                self._rules[whose].append(line)
+                found.rules[whose].append(line)
         if lines:
             return
         if old is None:
-            self.base.append(f"+ {self.family} {table}: chain {chain}")
+            found.base.append(f"+ {where} chain {chain}")
         elif new:
-            self.base.append(
-                f"+ {self.family} {table}: chain {chain}, same rules in another order"
-            )
+            found.base.append(f"+ {where} chain {chain}, same rules in another order")
         else:
-            self.base.append(f"- {self.family} {table}: chain {chain}")
+            found.base.append(f"- {where} chain {chain}")
 
     def _whose(self, line: str) -> PortKey | None:
         """The service port of a rule in a shared chain."""
@@ -96,18 +138,11 @@ class _Story:
         protocol = rule.options.get("-p", "")
         return PortKey(label, protocol) if label and protocol else None
 
-    def end(self) -> Changes:
-        """The report."""
-        return Changes(
-            services=tuple(self._change(key) for key in sorted(self._rules)),
-            base=tuple(self.base),
-        )
-
     def _owner(self, chain: str, rules: tuple[str, ...]) -> PortKey | None:
         """The service port of a per-service chain, by its own rules or by what leads to it."""
         return owner(chain, rules) or self._owners.get(chain)
 
-    @functools.cached_property
+    @cached_property
     def _owners(self) -> dict[str, PortKey]:
         """Whose the observed chains are; kube-proxy writes some without comments."""
         owners: dict[str, PortKey] = {}
@@ -118,25 +153,28 @@ class _Story:
                 owners.update(dict.fromkeys(seps, key))
         return owners
 
-    def _change(self, key: PortKey) -> ServiceChange:
+    def _action(self, key: PortKey) -> Action:
+        old, new = bool(self._old.get(key)), bool(self._new.get(key))
+        return Action.CHANGED if new and old else Action.ADDED if new else Action.REMOVED
+
+    def _change(self, key: PortKey, rules: Iterable[str]) -> ServiceChange:
         old, new = self._old.get(key, {}), self._new.get(key, {})
         before, after = endpoints(key, self._old_nat), endpoints(key, self._new_nat)
         notes = _notes(key, old, new)
         if old and new:
             notes += _policy_notes(key, self._old_nat, self._new_nat)
         told = bool(notes) or before != after or old.keys() != new.keys()
-        action = Action.CHANGED if new and old else Action.ADDED if new else Action.REMOVED
         return ServiceChange(
             label=key.label,
-            family=self.family,
-            action=action,
+            family=f"IPv{self._family.value}",
+            action=self._action(key),
             protocol=key.protocol,
             frontends_added=_texts(key, new.keys() - old.keys()),
             frontends_removed=_texts(key, old.keys() - new.keys()),
             endpoints_added=tuple(sorted(after - before)),
             endpoints_removed=tuple(sorted(before - after)),
             notes=tuple(notes) if told else ("the same frontends and endpoints, by other rules",),
-            rules=tuple(self._rules[key]),
+            rules=tuple(rules),
         )
 
 

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TypeAlias
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property, partial
+from typing import NamedTuple, TypeAlias
 
 from netplane.core.model.address import Family
 from netplane.core.nftables.diff import Delta, ElementDelta
-from netplane.core.nftables.frontends import Frontend, Side, endpoints_of, frontends
-from netplane.core.nftables.layout import TABLE, Ruleset
+from netplane.core.nftables.frontends import PROTOCOLS, Frontend, Side, endpoints_of
+from netplane.core.nftables.layout import TABLE, Key, Ruleset
 from netplane.core.nftables.listing import read_listing
 from netplane.core.nftables.observed import Observed
-from netplane.core.nftables.owners import Owner, Owners, is_sticky
+from netplane.core.nftables.owners import (
+    Owner,
+    Owners,
+    frontend_keys,
+    frontends_of,
+    is_sticky,
+    owners_of,
+)
 from netplane.core.nftables.text import element_texts, key_text
-from netplane.core.plan.changes import Action, Changes, ServiceChange
+from netplane.core.plan.changes import Action, Changes, LostFrontend, ServiceChange
+from netplane.core.plan.port import Backend
 
 _NOW = {"balance": "answers again", "reject": "refuses connections", "drop": "drops connections"}
+#: Sets whose elements need not belong to a service port with a frontend of that key or address.
+_SHARED = frozenset({"nodeport-ips", "hairpin"})
 
 _Line: TypeAlias = tuple[Owner | None, str]
+_Texts: TypeAlias = Callable[[], list[str]]
 
 
 def report(desired: Ruleset, observed: Observed, delta: Delta) -> Changes:
@@ -25,32 +38,92 @@ def report(desired: Ruleset, observed: Observed, delta: Delta) -> Changes:
 
     False exactly where the transaction is.
     """
-    if not delta:
-        return Changes()
-    before, after = (
-        Side(observed.elements, observed.chains),
-        Side(desired.elements, desired.chains),
-    )
-    rules: dict[Owner, list[str]] = {}
-    base = list(_base_lines(desired, observed, delta))
-    for owner, line in _lines(delta, observed, Owners(after, before)):
-        if owner is None:
-            base.append(line)
-        else:
-            rules.setdefault(owner, []).append(line)
-    old, new = _by_owner(before, rules), _by_owner(after, rules)
-    family = f"IPv{delta.family.value}"
-    services = (
-        _change(
-            owner,
-            family,
-            _Told(before, old.get(owner, [])),
-            _Told(after, new.get(owner, [])),
-            rules[owner],
-        )
-        for owner in sorted(rules)
-    )
-    return Changes(services=tuple(services), base=tuple(base))
+    return Changes(_Story(desired, observed, delta))
+
+
+class _Account(NamedTuple):
+    """Whose the objects of a transaction are, and what happens to them.
+
+    Attributes:
+        lines: By service port that has any of them; empty lists without ``rules``.
+        base: The lines of nobody's objects.
+        rules: Whether what service ports own gets lines at all.
+    """
+
+    lines: dict[Owner, list[str]]
+    base: list[str]
+    rules: bool
+
+    def of(self, owner: Owner | None) -> list[str]:
+        """Where the lines of this owner's objects go."""
+        return self.base if owner is None else self.lines.setdefault(owner, [])
+
+
+class _Story:
+    """A transaction of one family; see ``netplane.core.plan.changes.Story``."""
+
+    def __init__(self, desired: Ruleset, observed: Observed, delta: Delta) -> None:
+        self._desired = desired
+        self._observed = observed
+        self._delta = delta
+        self._before = Side(observed.elements, observed.chains)
+        self._after = Side(desired.elements, desired.chains)
+
+    def __bool__(self) -> bool:
+        return bool(self._delta)
+
+    def totals(self) -> Counter[Action]:
+        """See ``Story``."""
+        old, new = owners_of(self._before), owners_of(self._after)
+        return Counter(_action(owner in old, owner in new) for owner in self._brief.lines)
+
+    def services(self, *, limit: int | None = None, rules: bool = False) -> list[ServiceChange]:
+        """See ``Story``."""
+        lines = self._account(rules=True).lines if rules else self._brief.lines
+        told = sorted(lines)[:limit]
+        old, new = frontends_of(self._before, told), frontends_of(self._after, told)
+        family = f"IPv{self._delta.family.value}"
+        return [
+            _change(
+                owner,
+                family,
+                _Told(self._before, old[owner]),
+                _Told(self._after, new[owner]),
+                lines[owner],
+            )
+            for owner in told
+        ]
+
+    def base(self) -> tuple[str, ...]:
+        """See ``Story``."""
+        return tuple(self._brief.base)
+
+    def lost(self) -> Iterator[LostFrontend]:
+        """See ``Story``."""
+        for key in frontend_keys(self._before) - frontend_keys(self._after):
+            address = str(key[0]) if len(key) > 2 else ""  # noqa: PLR2004 (Keys.PORT)
+            protocol = PROTOCOLS[int(key[-2])]
+            yield LostFrontend(self._delta.family, address, protocol, int(key[-1]))
+
+    @cached_property
+    def _brief(self) -> _Account:
+        return self._account(rules=False)
+
+    def _account(self, *, rules: bool) -> _Account:
+        """Go through the transaction."""
+        delta, observed = self._delta, self._observed
+        owners = Owners(self._after, self._before)
+        found = _Account({}, list(_base_lines(self._desired, observed, delta)), rules)
+        names: Iterable[str] = delta.elements
+        if not (rules or observed.exists):
+            # All there is comes anew, so every service port does: no need to ask of each element.
+            found.lines.update((owner, []) for owner in owners_of(self._after))
+            names = _SHARED & delta.elements.keys()
+        for name in names:
+            _tell_elements(found, name, delta.elements[name], owners, delta.family)
+        for owner, line in _chain_lines(delta, observed, owners):
+            found.of(owner).append(line)
+        return found
 
 
 class _Told:
@@ -65,14 +138,10 @@ class _Told:
 def _change(
     owner: Owner, family: str, old: _Told, new: _Told, rules: Iterable[str]
 ) -> ServiceChange:
-    if bool(old.frontends) == bool(new.frontends):
-        action = Action.CHANGED
-    else:
-        action = Action.ADDED if new.frontends else Action.REMOVED
     return ServiceChange(
         label=owner.label,
         family=family,
-        action=action,
+        action=_action(bool(old.frontends), bool(new.frontends)),
         protocol=owner.protocol,
         frontends_added=tuple(sorted(new.frontends.keys() - old.frontends.keys())),
         frontends_removed=tuple(sorted(old.frontends.keys() - new.frontends.keys())),
@@ -91,20 +160,14 @@ def _notes(old: _Told, new: _Told) -> Iterator[str]:
         yield "session affinity on" if new.sticky else "session affinity off"
 
 
-def _by_owner(side: Side, owners: Iterable[Owner]) -> dict[Owner, list[Frontend]]:
-    found: dict[Owner, list[Frontend]] = {owner: [] for owner in owners}
-    for frontend in frontends(side):
-        mine = found.get(Owner(frontend.label, frontend.protocol))
-        if mine is not None:
-            mine.append(frontend)
-    return found
+def _action(was: bool, will_be: bool) -> Action:  # noqa: FBT001 (two of a kind)
+    if was == will_be:
+        return Action.CHANGED
+    return Action.ADDED if will_be else Action.REMOVED
 
 
-def _lines(delta: Delta, observed: Observed, owners: Owners) -> Iterator[_Line]:
-    """Every element, chain and affinity set of a transaction, with its owner."""
-    for name, changed in delta.elements.items():
-        yield from _deletions(name, changed, delta.family, owners)
-        yield from _additions(name, changed, delta.family, owners)
+def _chain_lines(delta: Delta, observed: Observed, owners: Owners) -> Iterator[_Line]:
+    """Every chain and affinity set of a transaction, with its owner."""
     for chain in delta.delete_chains:
         for rule in observed.chains[chain] or ("(empty)",):
             yield owners.of_name(chain), f"- chain {chain}: {rule}"
@@ -119,32 +182,46 @@ def _lines(delta: Delta, observed: Observed, owners: Owners) -> Iterator[_Line]:
         yield owners.of_name(name), f"+ set {name}: timeout {seconds} s"
 
 
-def _deletions(
-    name: str, changed: ElementDelta, family: Family, owners: Owners
-) -> Iterator[_Line]:
+def _tell_elements(
+    found: _Account, name: str, changed: ElementDelta, owners: Owners, family: Family
+) -> None:
+    """Take down what happens to one set: deletions before additions."""
     if changed.flush:
-        yield None, f"- {name}: everything, for it holds elements of a foreign form"
+        found.base.append(f"- {name}: everything, for it holds elements of a foreign form")
+    find = owners.finder(name, _keys(changed))
+    for key, sign, texts in _texts(name, changed, family):
+        owner = find(key)
+        lines = found.of(owner)
+        if owner is None or found.rules:
+            lines += [f"{sign} {name} {{ {text} }}" for text in texts()]
+
+
+def _keys(changed: ElementDelta) -> Iterator[Key]:
+    """The key of every element that goes or comes."""
+    yield from (key for key, _ in changed.delete)
+    yield from (key for key, _ in changed.delete_slots)
+    yield from (key for key, _ in changed.add)
+    yield from (key for key, _, _ in changed.add_slots)
+
+
+def _texts(name: str, changed: ElementDelta, family: Family) -> Iterator[tuple[Key, str, _Texts]]:
+    """By key and sign the elements that go and come, made into text when called for."""
     for key, value in changed.delete:
-        owner = owners.of_element(name, key)
-        for text in element_texts(name, key, value, family):
-            yield owner, f"- {name} {{ {text} }}"
+        yield key, "-", partial(element_texts, name, key, value, family)
     for key, slot in changed.delete_slots:
-        yield (
-            owners.of_element(name, key),
-            f"- {name} {{ {key_text(name, key, family)} . {slot} }}",
-        )
-
-
-def _additions(
-    name: str, changed: ElementDelta, family: Family, owners: Owners
-) -> Iterator[_Line]:
+        yield key, "-", partial(_slot_texts, name, key, slot, family)
     for key, value in changed.add:
-        owner = owners.of_element(name, key)
-        for text in element_texts(name, key, value, family):
-            yield owner, f"+ {name} {{ {text} }}"
-    for key, slot, (address, port) in changed.add_slots:
-        text = f"{key_text(name, key, family)} . {slot} : {address} . {port}"
-        yield owners.of_element(name, key), f"+ {name} {{ {text} }}"
+        yield key, "+", partial(element_texts, name, key, value, family)
+    for key, slot, backend in changed.add_slots:
+        yield key, "+", partial(_slot_texts, name, key, slot, family, backend)
+
+
+def _slot_texts(
+    name: str, key: Key, slot: int, family: Family, backend: Backend | None = None
+) -> list[str]:
+    """A single slot; with its backend when it comes."""
+    text = f"{key_text(name, key, family)} . {slot}"
+    return [f"{text} : {backend.address} . {backend.port}" if backend else text]
 
 
 def _base_lines(desired: Ruleset, observed: Observed, delta: Delta) -> Iterator[str]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from netplane.apply.conntrack import Flow, Local, removed_frontends, stale
+from netplane.apply.conntrack import Local, removed_frontends, stale
+from netplane.apply.flows import Flow
 from netplane.core.model.address import Family
-from netplane.core.plan.changes import Action, Changes, ServiceChange
+from netplane.core.plan.changes import Action, LostFrontend, ServiceChange
 from netplane.core.plan.conntrack import UdpFlows
 from netplane.core.plan.port import Backend
+from tests.support.story import told
 
 _DESIRED = UdpFlows(
     frontends={
@@ -18,7 +20,7 @@ _DESIRED = UdpFlows(
     node_ports={30053: frozenset({Backend("10.244.1.1", 5353)})},
     service_cidrs=("10.96.0.0/16",),
 )
-_LOCAL = Local(frozenset({"192.0.2.1"}))
+_LOCAL = Local(lambda: frozenset({"192.0.2.1"}))
 
 
 def _flow(destination: str, port: int, answers: str = "", answer_port: int = 0) -> Flow:
@@ -49,9 +51,9 @@ def test_stale(flow: Flow, goes: bool) -> None:
 
 def test_node_port_addresses_limit_what_a_node_port_is() -> None:
     flow = _flow("192.0.2.1", 30053, "10.244.1.2", 5353)
-    only = Local(frozenset({"192.0.2.1", "192.0.2.2"}), frozenset({"192.0.2.2"}))
+    only = Local(lambda: frozenset({"192.0.2.1", "192.0.2.2"}), frozenset({"192.0.2.2"}))
     assert stale([flow], _DESIRED, only) == []
-    loopback = Local(frozenset(), frozenset({"127.0.0.1"}))
+    loopback = Local(node_ports=frozenset({"127.0.0.1"}))
     assert stale([_flow("127.0.0.5", 30053)], _DESIRED, loopback)
 
 
@@ -65,19 +67,29 @@ def test_removed_frontends_take_their_translated_flows_along() -> None:
 
 
 def test_removed_frontends_are_read_off_the_report() -> None:
-    gone = (
-        "ClusterIP 10.96.0.10:53/udp",
-        "NodePort :30053/udp",
-        "ExternalIP [2001:db8::1]:53/udp",
-        "ClusterIP 10.96.0.10:53/tcp",
+    change = ServiceChange(label="a/b", family="IPv4", action=Action.REMOVED)
+    lost = (
+        LostFrontend(Family.IPV4, "10.96.0.10", "udp", 53),
+        LostFrontend(Family.IPV4, "", "udp", 30053),
+        LostFrontend(Family.IPV4, "10.96.0.10", "tcp", 54),
+        LostFrontend(Family.IPV6, "2001:db8::1", "udp", 53),
     )
-    four, six = (
-        ServiceChange(label="a/b", family=family, action=Action.REMOVED, frontends_removed=gone)
-        for family in ("IPv4", "IPv6")
-    )
-    assert removed_frontends(Changes(services=(four,)), Family.IPV4) == {
-        ("10.96.0.10", 53),
-        ("", 30053),
-        ("2001:db8::1", 53),
-    }
-    assert removed_frontends(Changes(services=(six,)), Family.IPV4) == frozenset()
+    changes = told(change, lost=lost)
+    assert removed_frontends(changes, Family.IPV4) == {("10.96.0.10", 53), ("", 30053)}
+    assert removed_frontends(changes, Family.IPV6) == {("2001:db8::1", 53)}
+
+
+def test_addresses_are_read_once_and_only_for_the_number_of_a_node_port() -> None:
+    asked = []
+
+    def addresses() -> frozenset[str]:
+        asked.append(1)
+        return frozenset({"192.0.2.1"})
+
+    local = Local(addresses)
+    others = [_flow("10.96.0.10", 53), _flow("198.51.100.9", 4000), _flow("127.0.0.1", 30053)]
+    assert stale(others, _DESIRED, local) == [others[0], others[2]]
+    assert not asked
+    node_ports = [_flow("192.0.2.1", 30053), _flow("198.51.100.9", 30053)]
+    assert stale(node_ports, _DESIRED, local) == [node_ports[0]]
+    assert len(asked) == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from netplane.apply.conntrack import Flow
+from netplane.apply.flows import Flow
 from netplane.apply.sync import Outcome
 from netplane.cli import log
 from netplane.cli.report import Report, Setting, print_outcome, service_line
@@ -18,6 +18,7 @@ from netplane.core.model.problem import Problem
 from netplane.core.plan.changes import Action, Changes, ServiceChange
 from netplane.errors import InputError
 from tests.support.command import run_netplane
+from tests.support.story import told
 
 _HOSTILE = "evil\x1b[2Jname\r\n\u202e[red]$(reboot)\x9b0m\ud800"
 
@@ -44,7 +45,7 @@ _CHANGE = ServiceChange(
     rules=("- -A KUBE-SVC-X -j KUBE-SEP-Y", "+ -A KUBE-SVC-X -j KUBE-SEP-Z"),
 )
 _OUTCOME = Outcome(
-    changes=Changes(services=(_CHANGE,), base=("+ -A PREROUTING -j KUBE-SERVICES",)),
+    changes=told(_CHANGE, base=("+ -A PREROUTING -j KUBE-SERVICES",)),
     also=("set a parameter",),
     flows=(Flow("10.244.1.1", 4000, "10.96.0.10", 53, "10.244.1.7", 53),),
 )
@@ -124,7 +125,7 @@ def test_hostile_text_stays_text(capsys: pytest.CaptureFixture[str]) -> None:
     change = msgspec.structs.replace(
         _CHANGE, label=_HOSTILE, notes=(_HOSTILE,), rules=(_HOSTILE,), endpoints_added=(_HOSTILE,)
     )
-    outcome = Outcome(changes=Changes(services=(change,)), also=(_HOSTILE,))
+    outcome = Outcome(changes=told(change), also=(_HOSTILE,))
     print_outcome(outcome, _setting(verbose=True), written=True, same="")
     log.start()
     log.error(InputError(_HOSTILE))
