@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from netplane.core.model import wire
-from netplane.core.model.names import is_label, is_subdomain
+from netplane.core.model.names import is_common_label, is_label, is_subdomain
 from netplane.core.model.reasons import Reason, Refusals
 from netplane.core.model.service import EndpointPort, Protocol
 
@@ -21,6 +21,12 @@ PROTOCOLS: dict[str | None, Protocol] = {
 """By the API's names; TCP where none is named."""
 
 PROTOCOL_NAMES = "TCP, UDP or SCTP"
+
+
+def check_namespace(text: str, refusals: Refusals) -> None:
+    """Refuses a namespace that is not a DNS label."""
+    if not is_common_label(text):
+        refusals.add("metadata.namespace", text, Reason.NOT_A_LABEL)
 
 
 def check_label(field: str, text: str, refusals: Refusals) -> None:
@@ -50,18 +56,18 @@ def endpoint_ports(
     """The ports of a slice or a subset: those without a number left out, the bad ones refused."""
     good: dict[str, EndpointPort] = {}
     for index, port in enumerate(ports):
-        name, protocol = port.name or "", PROTOCOLS.get(port.protocol)
-        if not port.port:
+        name, protocol, number = port.name or "", PROTOCOLS.get(port.protocol), port.port
+        if not number:
             continue
-        if not is_port(port.port):
-            refusals.add(f"{field}[{index}].port", port.port, Reason.PORT_RANGE)
+        if not 0 < number <= MAX_PORT:
+            refusals.add(f"{field}[{index}].port", number, Reason.PORT_RANGE)
         elif protocol is None:
             where = f"{field}[{index}].protocol"
             refusals.add(where, port.protocol, Reason.UNKNOWN_VALUE, PROTOCOL_NAMES)
-        elif name and not is_label(name):
+        elif name and not is_common_label(name):
             refusals.add(f"{field}[{index}].name", name, Reason.NOT_A_LABEL)
         elif name in good:
             refusals.add(f"{field}[{index}].name", name, Reason.DUPLICATE_NAME)
         else:
-            good[name] = EndpointPort(name, protocol, port.port)
+            good[name] = EndpointPort(name, protocol, number)
     return tuple(good.values())

@@ -21,25 +21,51 @@ _V4_SPECIAL = {
 }
 """By the first octet: what the address then begins with, and what that means."""
 _V6_SPECIAL = {"::": Reason.UNSPECIFIED, "::1": Reason.LOOPBACK}
+_OCTETS = frozenset(map(str, range(256)))
 _FULL_GROUP = 4
 """Hex digits of a 16-bit group without leading zeros dropped: ``fe8::`` is 0fe8::, not fe80::."""
 
 
-@functools.lru_cache(maxsize=1 << 17)
 def endpoint_address(text: str) -> str | Reason:
     """The canonical form of an address traffic may be sent on to, or why it is none."""
+    network, _, last = text.rpartition(".")
+    if last in _OCTETS and _is_ordinary_network(network):
+        return text
+    return _endpoint_address(text)
+
+
+def cluster_address(text: str) -> str | Reason:
+    """The canonical form of a clusterIP, or why it is none.
+
+    Link-local is legal here: some clusters keep their service range in 169.254.0.0/16.
+    """
+    network, _, last = text.rpartition(".")
+    if last in _OCTETS and _is_ordinary_network(network):
+        return text
+    return _cluster_address(text)
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _is_ordinary_network(text: str) -> bool:
+    """Whether the text is the first three octets of addresses that are all canonical and good.
+
+    Addresses are many and each comes once or twice, their networks are few: to know an address by
+    its network takes 0.2 us; to check it octet by octet, and remember that, took 3 us.
+    """
+    first = f"{text}.0"
+    return not text.startswith("0.") and _endpoint_address(first) == first
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _endpoint_address(text: str) -> str | Reason:
     address = canonical_address(text)
     if address is None:
         return _not_an_address(text)
     return _special(address) or address
 
 
-@functools.lru_cache(maxsize=1 << 17)
-def cluster_address(text: str) -> str | Reason:
-    """The canonical form of a clusterIP, or why it is none.
-
-    Link-local is legal here: some clusters keep their service range in 169.254.0.0/16.
-    """
+@functools.lru_cache(maxsize=1 << 14)
+def _cluster_address(text: str) -> str | Reason:
     address = canonical_address(text)
     if address is None:
         return _not_an_address(text)

@@ -18,16 +18,20 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 _SUBDOMAIN_LENGTH = 253
 
 
-@functools.lru_cache(maxsize=1 << 14)
 def is_label(text: str) -> bool:
     """Whether the text is a DNS-1123 label: a Service's, a namespace's, a port's name."""
     return _LABEL.fullmatch(text) is not None
 
 
-@functools.lru_cache(maxsize=1 << 14)
 def is_subdomain(text: str) -> bool:
     """Whether the text is a DNS-1123 subdomain: a slice's, a Node's, a Pod's name."""
     return len(text) <= _SUBDOMAIN_LENGTH and _SUBDOMAIN.fullmatch(text) is not None
+
+
+# For names that come again and again: namespaces, ports, the Nodes of endpoints. Names of objects
+# come once or twice; to remember them costs more than the check, and pushes out the others.
+is_common_label = functools.lru_cache(maxsize=1 << 12)(is_label)
+is_common_subdomain = functools.lru_cache(maxsize=1 << 14)(is_subdomain)
 
 
 @functools.lru_cache(maxsize=1 << 12)

@@ -14,9 +14,9 @@ import msgspec
 
 from netplane.core.model import wire
 from netplane.core.model.address import Family, family_of, of_family
-from netplane.core.model.checks import PROTOCOLS, check_label, check_subdomain, is_port
+from netplane.core.model.checks import PROTOCOLS, check_namespace, check_subdomain, is_port
 from netplane.core.model.destinations import endpoint_address
-from netplane.core.model.names import is_subdomain
+from netplane.core.model.names import is_common_subdomain
 from netplane.core.model.problem import Problem
 from netplane.core.model.reasons import Reason, Refusals
 from netplane.core.model.service import (
@@ -74,9 +74,9 @@ def pod_from(pod: wire.Pod) -> tuple[Pod | None, tuple[Problem, ...]]:
         return None, ()
     namespace, name = meta.namespace or "default", meta.name or ""
     refusals = Refusals("Pod", namespace, name)
-    check_label("metadata.namespace", namespace, refusals)
+    check_namespace(namespace, refusals)
     check_subdomain("metadata.name", name, refusals)
-    if spec.node_name and not is_subdomain(spec.node_name):
+    if spec.node_name and not is_common_subdomain(spec.node_name):
         refusals.add("spec.nodeName", spec.node_name, Reason.NOT_A_SUBDOMAIN)
     if refusals.problems:
         return None, tuple(refusals.problems)

@@ -11,9 +11,16 @@ from collections.abc import Iterable, Mapping
 
 from netplane.core.model import wire
 from netplane.core.model.address import Family, canonical_network, family_of
-from netplane.core.model.checks import PROTOCOL_NAMES, PROTOCOLS, check_label, is_port
+from netplane.core.model.checks import (
+    MAX_PORT,
+    PROTOCOL_NAMES,
+    PROTOCOLS,
+    check_label,
+    check_namespace,
+    is_port,
+)
 from netplane.core.model.destinations import cluster_address, endpoint_address
-from netplane.core.model.names import canonical_time, is_label, is_port_name
+from netplane.core.model.names import canonical_time, is_common_label, is_port_name
 from netplane.core.model.problem import Problem
 from netplane.core.model.reasons import Reason, Refusals
 from netplane.core.model.service import Protocol, Service, ServiceName, ServicePort
@@ -22,6 +29,7 @@ _TYPES = frozenset({"ClusterIP", "NodePort", "LoadBalancer", "ExternalName"})
 _POLICIES = frozenset({None, "", "Cluster", "Local"})
 _AFFINITIES = frozenset({None, "", "None", "ClientIP"})
 _IP_MODES = frozenset({None, "", "VIP", "Proxy"})
+_ONLY_IPV4 = ["IPv4"]
 _FAMILIES = {"IPv4": Family.IPV4, "IPv6": Family.IPV6}
 _DEFAULT_TIMEOUT = 10800
 _MAX_TIMEOUT = 86400
@@ -41,7 +49,7 @@ def service_from(service: wire.Service) -> tuple[Service | None, tuple[Problem, 
     key = ServiceName(meta.namespace or "default", meta.name or "")
     refusals = Refusals("Service", key.namespace, key.name)
     check_label("metadata.name", key.name, refusals)
-    check_label("metadata.namespace", key.namespace, refusals)
+    check_namespace(key.namespace, refusals)
     kind = spec.type or "ClusterIP"
     if kind not in _TYPES:
         expected = "ClusterIP, NodePort, LoadBalancer or ExternalName"
@@ -79,6 +87,15 @@ def _is_ours(meta: wire.ServiceMeta, spec: wire.ServiceSpec) -> bool:
 
 def _cluster_ips(spec: wire.ServiceSpec, refusals: Refusals) -> tuple[str, ...]:
     """The clusterIP of each family: where ipFamilies names it, without ipFamilies by its form."""
+    if spec.cluster_ips == [spec.cluster_ip] and spec.ip_families == _ONLY_IPV4:
+        # What nearly every Service has; the careful way takes four times as long.
+        address = cluster_address(spec.cluster_ips[0])
+        if isinstance(address, str) and ":" not in address:
+            return (address,)
+    return _checked_cluster_ips(spec, refusals)
+
+
+def _checked_cluster_ips(spec: wire.ServiceSpec, refusals: Refusals) -> tuple[str, ...]:
     texts = [t for t in spec.cluster_ips or () if t]
     first = spec.cluster_ip or ""
     if not texts:
@@ -129,26 +146,23 @@ def _ports(ports: Iterable[wire.ServicePort], refusals: Refusals) -> tuple[Servi
 
 
 def _port(index: int, port: wire.ServicePort, refusals: Refusals) -> ServicePort:
-    name, target, protocol = port.name or "", port.target_port, PROTOCOLS.get(port.protocol)
-    if name and not is_label(name):
+    name, number, node_port = port.name or "", port.port or 0, port.node_port or 0
+    target, protocol = port.target_port, PROTOCOLS.get(port.protocol)
+    if name and not is_common_label(name):
         refusals.add(f"spec.ports[{index}].name", name, Reason.NOT_A_LABEL)
     if protocol is None:
         field = f"spec.ports[{index}].protocol"
         refusals.add(field, port.protocol, Reason.UNKNOWN_VALUE, PROTOCOL_NAMES)
-    if not port.port or not is_port(port.port):
+    if not 0 < number <= MAX_PORT:
         refusals.add(f"spec.ports[{index}].port", port.port, Reason.PORT_RANGE)
-    if not is_port(port.node_port):
-        refusals.add(f"spec.ports[{index}].nodePort", port.node_port, Reason.PORT_RANGE)
-    if isinstance(target, int) and not is_port(target):
+    if not 0 <= node_port <= MAX_PORT:
+        refusals.add(f"spec.ports[{index}].nodePort", node_port, Reason.PORT_RANGE)
+    if isinstance(target, str):
+        if target and not is_port_name(target):
+            refusals.add(f"spec.ports[{index}].targetPort", target, Reason.NOT_A_PORT_NAME)
+    elif target and not 0 < target <= MAX_PORT:
         refusals.add(f"spec.ports[{index}].targetPort", target, Reason.PORT_RANGE)
-    if isinstance(target, str) and target and not is_port_name(target):
-        refusals.add(f"spec.ports[{index}].targetPort", target, Reason.NOT_A_PORT_NAME)
-    return ServicePort(
-        name=name,
-        protocol=protocol or Protocol.TCP,
-        port=port.port or 0,
-        node_port=port.node_port or 0,
-    )
+    return ServicePort(name, protocol or Protocol.TCP, number, node_port)
 
 
 def _check_distinct(ports: list[ServicePort], refusals: Refusals) -> None:
@@ -208,8 +222,10 @@ def _destinations(texts: Mapping[str, str], refusals: Refusals) -> tuple[str, ..
 
 
 def _source_ranges(spec: wire.ServiceSpec, refusals: Refusals) -> tuple[str, ...]:
+    if not spec.load_balancer_source_ranges:
+        return ()
     networks: dict[str, None] = {}
-    for index, text in enumerate(spec.load_balancer_source_ranges or ()):
+    for index, text in enumerate(spec.load_balancer_source_ranges):
         network = canonical_network(text)
         if network is None:
             field = f"spec.loadBalancerSourceRanges[{index}]"

@@ -8,7 +8,7 @@ claim and nothing else: its other frontends go on working (docs/adr).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
 from netplane.core.model.address import join_host_port
@@ -24,7 +24,21 @@ Lost: TypeAlias = Mapping[ServiceName, frozenset[Claim]]
 _NOTHING: frozenset[Claim] = frozenset()
 
 
-def claims_of(service: Service) -> dict[Claim, str]:
+def claims_of(service: Service) -> Iterable[Claim]:
+    """Everything a Service claims, each claim once."""
+    addresses = service.cluster_ips
+    if service.load_balancer_ips or service.external_ips:
+        addresses = (*addresses, *service.load_balancer_ips, *service.external_ips)
+    found = {(address, p.protocol, p.port): None for p in service.ports for address in addresses}
+    for port in service.ports:
+        if port.node_port:
+            found["", port.protocol, port.node_port] = None
+    if service.health_check_node_port:
+        found["", Protocol.TCP, service.health_check_node_port] = None
+    return found
+
+
+def _fields(service: Service) -> dict[Claim, str]:
     """Everything a Service claims, with the field that claims it."""
     found: dict[Claim, str] = {}
     for index, port in enumerate(service.ports):
@@ -76,7 +90,7 @@ def _problem(service: Service, claim: Claim, winner: ServiceName) -> Problem:
         kind="Service",
         namespace=service.key.namespace,
         name=service.key.name,
-        field=claims_of(service)[claim],
+        field=_fields(service)[claim],
         value=f"{where}/{Protocol(protocol).text}",
         reason=f"already belongs to the older Service {winner}; give one of them another",
     )

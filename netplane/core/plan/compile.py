@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
+
 from netplane.core.model.address import Family, contains, family_of, of_family
 from netplane.core.model.service import EndpointSlice, Protocol, Service, ServicePort
 from netplane.core.model.snapshot import Snapshot
@@ -11,7 +13,7 @@ from netplane.core.plan.claims import Claim, settle
 from netplane.core.plan.node import FamilyView, NodeView
 from netplane.core.plan.plan import FamilyPlan, HealthCheck, Plan
 from netplane.core.plan.port import Backend, PortPlan
-from netplane.core.plan.select import Gathered, Position, gather, in_order, select
+from netplane.core.plan.select import Gathered, Position, gather, select
 
 _NO_CLAIMS: frozenset[Claim] = frozenset()
 
@@ -57,7 +59,7 @@ def plan_service(
         position: Where the node stands.
         lost: Claims that belong to an older Service.
     """
-    cluster_ip = next(iter(of_family(service.cluster_ips, view.family)), "")
+    cluster_ip = _cluster_ip(service, view.family)
     if not cluster_ip:
         return []
     gathered = gather(slices, view.family)
@@ -73,6 +75,15 @@ def plan_service(
     return plans
 
 
+def _cluster_ip(service: Service, family: Family) -> str:
+    """The Service's ClusterIP of a family, "" without one."""
+    is_v6 = family is Family.IPV6
+    for address in service.cluster_ips:
+        if (":" in address) == is_v6:
+            return address
+    return ""
+
+
 def _plan_port(  # noqa: PLR0913, PLR0917 (one call site, and each argument is a fact of its own)
     service: Service,
     port: ServicePort,
@@ -84,12 +95,14 @@ def _plan_port(  # noqa: PLR0913, PLR0917 (one call site, and each argument is a
 ) -> PortPlan:
     """Plan one service port: its frontends in this family, then the backends they need."""
     balancer_ips, external_ips, node_port = _external_frontends(service, port, cluster_ip, view)
+    check_port = service.health_check_node_port
     if lost:
         protocol, number = port.protocol, port.port
         balancer_ips = tuple(a for a in balancer_ips if (a, protocol, number) not in lost)
         external_ips = tuple(a for a in external_ips if (a, protocol, number) not in lost)
         cluster_ip = "" if (cluster_ip, protocol, number) in lost else cluster_ip
         node_port = 0 if ("", protocol, node_port) in lost else node_port
+        check_port = 0 if ("", Protocol.TCP, check_port) in lost else check_port
     external = bool(balancer_ips or external_ips or node_port)
     selection = select(
         endpoints,
@@ -97,18 +110,15 @@ def _plan_port(  # noqa: PLR0913, PLR0917 (one call site, and each argument is a
         wants_cluster=not service.internal_local or external,
         wants_local=service.internal_local or (service.external_local and external),
     )
-    ranges = of_family(service.source_ranges, view.family) if service.source_ranges else ()
-    check_port = service.health_check_node_port
-    return PortPlan(
+    # Python passes up to 15 keywords straight on; with more it fills a dictionary first, which
+    # makes this call four times as long. So what few Services have is added after.
+    plan = PortPlan(
         service=service.key,
         port_name=port.name,
         protocol=port.protocol,
         family=view.family,
         cluster_ip=cluster_ip,
         port=port.port,
-        external_ips=external_ips,
-        load_balancer_ips=balancer_ips,
-        node_port=node_port,
         internal_local=service.internal_local,
         external_local=service.external_local,
         cluster=selection.cluster,
@@ -116,12 +126,20 @@ def _plan_port(  # noqa: PLR0913, PLR0917 (one call site, and each argument is a
         here=selection.here,
         has_endpoints=selection.has_endpoints,
         serving=_serving(endpoints) if port.protocol is Protocol.UDP else (),
-        source_ranges=ranges if balancer_ips else (),
-        vips_may_enter=bool(
-            view.node_ip and any(contains(network, view.node_ip) for network in ranges)
-        ),
         affinity_seconds=service.affinity_seconds,
-        health_check_node_port=0 if ("", Protocol.TCP, check_port) in lost else check_port,
+        health_check_node_port=check_port,
+    )
+    if not external and not service.source_ranges:
+        return plan
+    ranges = of_family(service.source_ranges, view.family)
+    node_ip = view.node_ip
+    return msgspec.structs.replace(
+        plan,
+        external_ips=external_ips,
+        load_balancer_ips=balancer_ips,
+        node_port=node_port,
+        source_ranges=ranges if balancer_ips else (),
+        vips_may_enter=bool(node_ip and any(contains(network, node_ip) for network in ranges)),
     )
 
 
@@ -145,11 +163,11 @@ def _external_frontends(
 
 
 def _serving(endpoints: Gathered) -> tuple[Backend, ...]:
-    """Every endpoint a flow may live on, whatever the policies.
+    """Every endpoint a flow may live on, whatever the policies, in order.
 
     Ready ones count as serving: a published, terminating pod is ready and takes new flows.
     """
-    return in_order([b for b, e in endpoints.items() if e.serving or e.ready])
+    return tuple([b for b, e in endpoints.items() if e.serving or e.ready])
 
 
 def health_check(

@@ -17,7 +17,7 @@ class Backend(NamedTuple):
     port: int
 
     def __str__(self) -> str:
-        return join_host_port(self.address, self.port)
+        return join_host_port(*self)
 
 
 class PortPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +83,7 @@ class PortPlan(msgspec.Struct, frozen=True, kw_only=True):
             return self.cluster or self.local
         if not self.cluster:
             return self.local
-        return tuple(sorted({*self.cluster, *self.local}, key=str))
+        return tuple(sorted({*self.cluster, *self.local}, key=Backend.__str__))
 
     @property
     def internal_backends(self) -> tuple[Backend, ...]:

@@ -14,7 +14,9 @@ from netplane.core.model.address import Family
 from netplane.core.model.service import Endpoint, EndpointSlice, Protocol
 from netplane.core.plan.port import Backend
 
-#: The endpoints of one service port, by backend.
+_new = tuple.__new__
+
+#: The endpoints of one service port, by backend, in the order of ``in_order``.
 Gathered = dict[Backend, Endpoint]
 
 
@@ -42,10 +44,13 @@ def gather(
     The same backend in two slices counts once: a pod that runs wins over one that terminates
     (an address may be reused before the old pod's object is gone), then ready over not ready.
     """
+    pieces = [piece for piece in slices if piece.family is family]
+    if len(pieces) == 1:
+        plain = _gather_one(pieces[0])
+        if plain is not None:
+            return plain
     ports: dict[tuple[str, Protocol], Gathered] = {}
-    for piece in slices:
-        if piece.family is not family:
-            continue
+    for piece in pieces:
         for port in piece.ports:
             number = port.number
             found = ports.setdefault((port.name, port.protocol), {})
@@ -54,7 +59,23 @@ def gather(
                 known = found.get(backend)
                 if known is None or _rank(endpoint) > _rank(known):
                     found[backend] = endpoint
-    return ports
+    return {key: {b: found[b] for b in in_order(found)} for key, found in ports.items()}
+
+
+def _gather_one(piece: EndpointSlice) -> dict[tuple[str, Protocol], Gathered] | None:
+    """As ``gather`` for one slice, three times as fast; None where something is in it twice."""
+    # Ends an address in Backend's text, so that addresses sort as backends of one port do.
+    end = "]" if piece.family is Family.IPV6 else ":"
+    endpoints = sorted(piece.endpoints, key=lambda endpoint: endpoint.address + end)
+    ports: dict[tuple[str, Protocol], Gathered] = {}
+    for port in piece.ports:
+        number = port.number
+        # What Backend() does, without the call of a Python function for each endpoint.
+        found = {_new(Backend, (e.address, number)): e for e in endpoints}
+        if len(found) != len(endpoints):
+            return None
+        ports[port.name, port.protocol] = found
+    return ports if len(ports) == len(piece.ports) else None
 
 
 def _rank(endpoint: Endpoint) -> tuple[bool, bool, bool]:
@@ -67,33 +88,37 @@ def select(
     """Choose the backends of one service port (reference 3.3).
 
     Args:
-        endpoints: All endpoints of the port.
+        endpoints: All endpoints of the port, as gathered.
         position: Where this node stands.
         wants_cluster: Some frontend of the port uses the policy Cluster.
         wants_local: Some frontend of the port uses the policy Local.
     """
     ready = [b for b, e in endpoints.items() if e.ready]
-    draining = [b for b, e in endpoints.items() if e.serving and e.terminating]
-    if not ready and not draining:
-        return Selection()
+    draining: list[Backend] = []
+    if wants_local or not ready:
+        draining = [b for b, e in endpoints.items() if e.serving and e.terminating]
+        if not ready and not draining:
+            return Selection()
+    node = position.node
     cluster: tuple[Backend, ...] = ()
     local: tuple[Backend, ...] = ()
     if wants_cluster:
-        cluster = in_order(_near(endpoints, ready, position) or draining)
+        cluster = tuple(_near(endpoints, ready, position) or draining)
     if wants_local:
-        node = position.node
-        local = in_order(
+        local = tuple(
             [b for b in ready if endpoints[b].node == node]
             or [b for b in draining if endpoints[b].node == node]
         )
-    reachable = {*cluster, *local} if local else cluster
-    here = in_order([b for b in reachable if endpoints[b].node == position.node])
-    return Selection(cluster, local, here, has_endpoints=True)
+    here = [b for b, e in endpoints.items() if e.node == node]
+    if here:
+        reachable = {*cluster, *local}
+        here = [b for b in here if b in reachable]
+    return Selection(cluster, local, tuple(here), has_endpoints=True)
 
 
 def in_order(backends: Iterable[Backend]) -> tuple[Backend, ...]:
     """Sorted as their text is, so that order never depends on history (reference 3.2)."""
-    return tuple(sorted(backends, key=str))
+    return tuple(sorted(backends, key=Backend.__str__))
 
 
 def _near(endpoints: Gathered, ready: list[Backend], position: Position) -> list[Backend]:
@@ -101,11 +126,14 @@ def _near(endpoints: Gathered, ready: list[Backend], position: Position) -> list
 
     Hints count only where every ready endpoint has them and some name us; node hints first.
     """
-    if ready and all(endpoints[b].nodes for b in ready):
+    first = endpoints[ready[0]] if ready else None
+    if first is None or not (first.nodes or first.zones):
+        return ready
+    if all(endpoints[b].nodes for b in ready):
         same_node = [b for b in ready if position.node in endpoints[b].nodes]
         if same_node:
             return same_node
-    if position.zone and ready and all(endpoints[b].zones for b in ready):
+    if position.zone and all(endpoints[b].zones for b in ready):
         same_zone = [b for b in ready if position.zone in endpoints[b].zones]
         if same_zone:
             return same_zone
