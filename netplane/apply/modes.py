@@ -6,20 +6,27 @@ host's own variant is the one written to; the other may still hold rules from be
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from netplane.apply.dataplane import Dataplane
 from netplane.apply.foreign import legacy_tables
-from netplane.apply.iptables_tools import Variant, detect_variant
 from netplane.apply.netns import Namespace
 from netplane.apply.nfnetlink import NfnetlinkSocket
 from netplane.apply.tools import find
 from netplane.config import Mode
+from netplane.core.iptables.layout import FIXED_CHAINS, KUBE_FIREWALL
 from netplane.core.model.address import Family
 from netplane.core.nftables.layout import TABLE
 
+if TYPE_CHECKING:
+    from netplane.apply.iptables_tools import Variant
+
+# The values of iptables_tools.Variant, which nftables mode has no need to import.
+_NFT = "nft"
+_LEGACY = "legacy"
 _LEGACY_LISTINGS = ("ip_tables_names", "ip6_tables_names")
 
 
@@ -51,29 +58,37 @@ def open_all(namespace: Namespace, mode: Mode | None = None) -> tuple[tuple[str,
     """
     found: list[tuple[str, Dataplane]] = []
     if mode != "nftables":
-        variants = tuple(_variants(namespace))
-        found += [
-            (_name(variant), _iptables(namespace, variant))
-            for variant in variants or ((detect_variant(namespace),) if mode else ())
-        ]
+        rulesets = [_NFT, *([_LEGACY] if _has_legacy_tables(namespace) else [])]
+        variants = list(_variants(namespace, rulesets))
+        if mode and not variants:
+            variants.append(_hosts_own(namespace))
+        found += [(_name(variant), _iptables(namespace, variant)) for variant in variants]
     if mode == "nftables" or (mode is None and find("nft") is not None):
         found.append(("nftables", _nftables(namespace)))
     return tuple(found)
 
 
-def leftovers(mode: Mode, namespace: Namespace) -> tuple[Leftover, ...]:
-    """What of ours is in the kernel besides the mode in use."""
-    host = detect_variant(namespace) if mode == "iptables" else None
-    found = []
-    for variant in _variants(namespace):
-        dataplane = _iptables(namespace, variant)
-        if variant is not host and dataplane.status().installed:
-            found.append(Leftover(_name(variant), dataplane))
-    if mode != "nftables":
-        with NfnetlinkSocket(namespace) as link:
-            if any(link.has_table(family, TABLE) for family in Family):
-                found.append(Leftover("nftables", _nftables(namespace)))
+def open_inhabited(namespace: Namespace) -> tuple[tuple[str, Dataplane], ...]:
+    """Those of ``open_all`` that hold anything which may be ours."""
+    rulesets = [_NFT] if _has_chains(namespace) else []
+    rulesets += [_LEGACY] if _has_legacy_tables(namespace) else []
+    found = [
+        (_name(variant), _iptables(namespace, variant))
+        for variant in _variants(namespace, rulesets)
+    ]
+    if _has_table(namespace):
+        found.append(("nftables", _nftables(namespace)))
     return tuple(found)
+
+
+def leftovers(mode: Mode, in_use: Dataplane, namespace: Namespace) -> tuple[Leftover, ...]:
+    """What of ours is in the kernel besides the dataplane in use, which is of this mode."""
+    mine = mode if mode == "nftables" else _name(_variant_of(in_use))
+    return tuple(
+        Leftover(name, dataplane)
+        for name, dataplane in open_inhabited(namespace)
+        if name != mine and (name == "nftables" or dataplane.status().installed)
+    )
 
 
 def _name(variant: Variant) -> str:
@@ -86,20 +101,61 @@ def _iptables(namespace: Namespace, variant: Variant | None = None) -> Dataplane
     return IptablesDataplane(namespace, variant=variant)
 
 
+def _variant_of(dataplane: Dataplane) -> Variant:
+    from netplane.apply.iptables import IptablesDataplane
+
+    assert isinstance(dataplane, IptablesDataplane), dataplane
+    return dataplane.variant
+
+
 def _nftables(namespace: Namespace) -> Dataplane:
     from netplane.apply.nftables import NftablesDataplane
 
     return NftablesDataplane(namespace)
 
 
-def _variants(namespace: Namespace) -> Iterator[Variant]:
-    """The variants of iptables whose tables can hold rules here.
+def _variants(namespace: Namespace, rulesets: Iterable[str]) -> Iterator[Variant]:
+    """Those of these variants of iptables that can be run here."""
+    for ruleset in rulesets:
+        from netplane.apply.iptables_tools import Variant
 
-    Legacy tables are asked for only where they exist: asking creates them.
+        variant = Variant(ruleset)
+        has_programs = find(f"iptables-{ruleset}-save") is not None
+        # A host with one variant alone may have it under the plain name alone.
+        plain = not has_programs and find("iptables") is not None
+        if has_programs or (plain and _hosts_own(namespace) is variant):
+            yield variant
+
+
+def _hosts_own(namespace: Namespace) -> Variant:
+    from netplane.apply.iptables_tools import detect_variant
+
+    return detect_variant(namespace)
+
+
+def _has_legacy_tables(namespace: Namespace) -> bool:
+    """Whether there are legacy tables; where there are none, asking iptables would make them."""
+    return any(legacy_tables(namespace, listing) for listing in _LEGACY_LISTINGS)
+
+
+def _has_table(namespace: Namespace) -> bool:
+    """Whether a table of nftables mode is there."""
+    with NfnetlinkSocket(namespace) as link:
+        return any(link.has_table(family, TABLE) for family in Family)
+
+
+def _has_chains(namespace: Namespace) -> bool:
+    """Whether iptables-nft holds chains of ours: they are chains of nft tables, asked for by name.
+
+    The fixed ones tell: however a cleanup was cut short, some of them go last. The kubelet's
+    KUBE-FIREWALL is no sign.
     """
-    host = detect_variant(namespace) if find("iptables") is not None else None
-    if host is Variant.NFT or find("iptables-nft-save") is not None:
-        yield Variant.NFT
-    has_legacy = any(legacy_tables(namespace, listing) for listing in _LEGACY_LISTINGS)
-    if has_legacy and (host is Variant.LEGACY or find("iptables-legacy-save") is not None):
-        yield Variant.LEGACY
+    with NfnetlinkSocket(namespace) as link:
+        return any(
+            link.has_chain(family, table, chain)
+            for family in Family
+            for table, chains in FIXED_CHAINS.items()
+            if link.has_table(family, table)
+            for chain in chains
+            if chain != KUBE_FIREWALL
+        )

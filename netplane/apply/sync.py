@@ -76,7 +76,7 @@ class Sync:
         self._local = functools.cache(partial(local_addresses, namespace))
         self.plan: Plan = plan_for(config, snapshot, self._local)
         self.kube_proxy = foreign.find_kube_proxy(namespace)
-        self._leftovers: tuple[Leftover, ...] = leftovers(config.mode, namespace)
+        self._leftovers: tuple[Leftover, ...] = leftovers(config.mode, self._dataplane, namespace)
         self._update: Update = self._dataplane.prepare(self.plan)
         self.notes = self._dataplane.notes
         self._tried: list[Changes] = []

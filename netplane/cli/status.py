@@ -32,7 +32,7 @@ def command(ctx: click.Context, /, **_: object) -> int:
 
 
 def _status(call: options.Call) -> int:
-    from netplane.apply.modes import open_all
+    from netplane.apply.modes import open_all, open_inhabited
     from netplane.apply.netns import Namespace
     from netplane.apply.privilege import require_net_admin
     from netplane.cli.report import StatusReport
@@ -40,7 +40,8 @@ def _status(call: options.Call) -> int:
 
     require_net_admin()
     with Namespace(call.netns) as namespace:
-        found = tuple(d.status() for _, d in open_all(namespace, call.mode))
+        opened = open_all(namespace, call.mode) if call.mode else open_inhabited(namespace)
+        found = tuple(dataplane.status() for _, dataplane in opened)
     if call.json:
         emit_json(StatusReport(call.netns, found))
     else:
