@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
 
 import msgspec
 
-from netplane.core.model import yaml_tree
-from netplane.core.model.yaml_tree import Tree
 from netplane.errors import MalformedError
+
+if TYPE_CHECKING:
+    from netplane.core.model.yaml_tree import Tree
 
 _MAX_LIST_DEPTH = 8
 """Lists in lists: kubectl flattens them too; each level costs one more pass over its bytes."""
@@ -167,6 +168,8 @@ def _flatten(
 
 
 def _yaml_manifests(data: bytes, where: str, *, first_line: int) -> Iterator[Manifest]:
+    from netplane.core.model import yaml_tree  # a state in JSON needs none of it: 25 ms
+
     for line, tree in yaml_tree.load(data, origin=where, first_line=first_line):
         if tree is None:
             continue  # an empty document: nothing between two ``---``
