@@ -8,13 +8,17 @@ Service more would rewrite the chains of all others.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import jinja2
 
 from netplane.core.iptables.layout import (
+    FILTER,
     FIXED_CHAINS,
+    NAT,
     TABLES,
+    Chains,
     Ruleset,
     chain_of,
 )
@@ -23,6 +27,24 @@ from netplane.core.model.address import Family, host_network
 from netplane.core.plan.node import DetectorKind, FamilyView, LocalDetector
 from netplane.core.plan.plan import FamilyPlan
 from netplane.core.plan.port import Backend, PortPlan
+
+#: How many service ports are rendered at a time: enough to make the start of a template count for
+#: nothing, few enough that their text takes little memory.
+_BATCH = 256
+
+
+class PortRules(NamedTuple):
+    """The rules of one service port.
+
+    Attributes:
+        own: The chains of nat that are its alone, in the order of their first rules.
+        nat: Its rules in the shared chains of nat, in order.
+        filter: Its rules in the shared chains of filter, in order.
+    """
+
+    own: Chains
+    nat: tuple[str, ...]
+    filter: tuple[str, ...]
 
 
 def compile_family(plan: FamilyPlan, environment: jinja2.Environment) -> Ruleset:
@@ -36,43 +58,73 @@ def compile_family(plan: FamilyPlan, environment: jinja2.Environment) -> Ruleset
         AssertionError: A rule would jump to a chain that is not there, or print foreign text:
             a bug, the plan or the template is wrong.
     """
-    chains: dict[str, dict[str, list[str]]] = {
+    shared: dict[str, dict[str, list[str]]] = {
         table: {chain: [] for chain in FIXED_CHAINS[table]} for table in TABLES
     }
-    template = environment.get_template("iptables/service-port.j2")
-    texts = _NodeTexts.of(plan.view)
+    own: Chains = {}
     groups = []
-    for port in plan.ports:
-        before = len(chains["nat"])
-        _distribute(template.render(_service_port(port, texts)), chains)
-        groups.append((before, len(chains["nat"])))
+    for rules in compile_ports(plan.ports, plan.view, environment):
+        own |= rules.own
+        add_rules(shared[FILTER], rules.filter)
+        add_rules(shared[NAT], rules.nat)
+        if rules.own:
+            groups.append(tuple(rules.own))
     # Last, because the way to the NodePorts must be the last rule of KUBE-SERVICES.
-    fixed = environment.get_template("iptables/fixed-chains.j2")
-    _distribute(fixed.render(_fixed(plan.view)), chains)
-    names = tuple(chains["nat"])
-    ruleset = Ruleset(
+    for table, fixed in compile_fixed(plan.view, environment).items():
+        add_rules(shared[table], fixed)
+    tables: dict[str, Chains] = {
+        table: {name: tuple(lines) for name, lines in shared[table].items()} for table in TABLES
+    }
+    tables[NAT] |= own
+    return Ruleset(
         family=plan.family,
-        tables={
-            table: {name: tuple(rules) for name, rules in chains[table].items()}
-            for table in TABLES
-        },
+        tables=tables,
         jumps=compile_jumps(environment),
-        groups=tuple(names[start:end] for start, end in groups if end > start),
+        groups=tuple(groups),
     )
-    _assert_targets_exist(ruleset)
-    return ruleset
+
+
+def compile_ports(
+    ports: Sequence[PortPlan], view: FamilyView, environment: jinja2.Environment
+) -> Iterator[PortRules]:
+    """The rules of each service port, in the order of ``ports``.
+
+    Raises:
+        AssertionError: A rule would print foreign text.
+    """
+    template = environment.get_template("iptables/service-port.j2")
+    texts = _NodeTexts.of(view)
+    for start in range(0, len(ports), _BATCH):
+        batch = [_service_port(port, texts.reject) for port in ports[start : start + _BATCH]]
+        text = template.render(texts.printed, ports=batch)
+        yield from map(_port_rules, text.split("*filter\n")[1:])
+
+
+def compile_fixed(view: FamilyView, environment: jinja2.Environment) -> dict[str, list[str]]:
+    """By table, the rules of our chains that are there whatever the Services."""
+    template = environment.get_template("iptables/fixed-chains.j2")
+    return _by_table(template.render(_fixed(view)))
+
+
+def add_rules(chains: dict[str, list[str]], rules: Iterable[str]) -> None:
+    """Append rules ``-A CHAIN ...`` to their chains."""
+    for rule in rules:
+        chains[chain_of(rule)].append(rule)
 
 
 def compile_jumps(environment: jinja2.Environment) -> dict[str, tuple[str, ...]]:
     """The rules in built-in chains that lead to ours, by table, in the order of insertion."""
-    jumps: dict[str, list[str]] = {table: [] for table in TABLES}
-    table = ""
-    for line in environment.get_template("iptables/jumps.j2").render().splitlines():
-        if line.startswith("*"):
-            table = line[1:]
-        elif line:
-            jumps[table].append(line)
-    return {table: tuple(rules) for table, rules in jumps.items()}
+    rules = _by_table(environment.get_template("iptables/jumps.j2").render())
+    return {table: tuple(rules[table]) for table in TABLES}
+
+
+def _by_table(text: str) -> dict[str, list[str]]:
+    """The rules of rendered text, by the table they stand under."""
+    found: dict[str, list[str]] = {}
+    for part in text.split("\n*"):
+        table, *lines = part.removeprefix("*").split("\n")
+        found[table] = [line for line in lines if line.startswith("-A ")]
+    return found
 
 
 class _NodeTexts(NamedTuple):
@@ -142,66 +194,88 @@ def _is_loopback(address: str) -> bool:
     return address == "::1" or address.startswith("127.")
 
 
-def _service_port(port: PortPlan, texts: _NodeTexts) -> dict[str, object]:
-    """What service-port.j2 prints of a service port: its names, frontends and endpoints."""
+class _ServicePort(NamedTuple):
+    """What service-port.j2 prints of a service port.
+
+    Attributes:
+        refusal_reason: Why filter refuses somebody.
+        internal_refusal: Target for clients of the ClusterIP that are refused, "" for none.
+        external_refusal: The same for clients outside.
+        internal_chain: Where the ClusterIP leads to, "" where it is not served.
+        external_chain: Where clients outside are led to, "" where they are not served.
+        svc, ext, fw: Names of chains; "" for the latter two where they are not needed.
+        sources: Source matches that the firewall of the load balancer lets through.
+        balancers: Chains that balance; per endpoint its text, its chain and its throw of the dice.
+        endpoints: Text, chain and network of each.
+    """
+
+    label: str
+    protocol: str
+    cluster_ip: str
+    number: int
+    node_port: int
+    external_ips: tuple[str, ...]
+    load_balancer_ips: tuple[str, ...]
+    health_check_node_port: int
+    external_local: bool
+    affinity_seconds: int
+    refusal_reason: str
+    internal_refusal: str
+    external_refusal: str
+    internal_chain: str
+    external_chain: str
+    svc: str
+    ext: str
+    fw: str
+    sources: tuple[str, ...]
+    balancers: list[tuple[str, list[tuple[str, str, str]]]]
+    endpoints: list[tuple[str, str, str]]
+
+
+def _service_port(port: PortPlan, reject: str) -> _ServicePort:
+    """Which rules a service port needs, and what they say."""
     label, protocol = port.label, port.protocol.text
     hashed = service_hash(label, protocol)
     svc, svl = SVC + hashed, SVL + hashed
     seps = {
-        backend: (str(backend), endpoint_chain(label, protocol, str(backend)))
+        backend: (text := str(backend), endpoint_chain(label, protocol, text))
         for backend in port.reachable
     }
-    return {
-        **texts.printed,
-        "label": label,
-        "protocol": protocol,
-        "cluster_ip": host_network(port.cluster_ip) if port.cluster_ip else "",
-        "port": port.port,
-        "node_port": port.node_port,
-        "external_ips": tuple(map(host_network, port.external_ips)),
-        "load_balancer_ips": tuple(map(host_network, port.load_balancer_ips)),
-        "health_check_node_port": port.health_check_node_port,
-        "external_local": port.external_local,
-        "affinity_seconds": port.affinity_seconds,
-        "svc": svc,
-        **_refusals(port, texts.reject),
-        **_destinations(port, svc, svl, hashed),
-        "balancers": [
+    outside = port.externally_accessible
+    restricted = port.has_endpoints and port.load_balancer_ips and port.source_ranges
+    internal = bool(port.cluster_ip) and port.has_internal
+    external = port.has_external
+    # Without any endpoint clients are told; without a local one another node may serve them.
+    refusal = "DROP" if port.has_endpoints else reject
+    return _ServicePort(
+        label=label,
+        protocol=protocol,
+        cluster_ip=host_network(port.cluster_ip) if port.cluster_ip else "",
+        number=port.port,
+        node_port=port.node_port,
+        external_ips=tuple(map(host_network, port.external_ips)),
+        load_balancer_ips=tuple(map(host_network, port.load_balancer_ips)),
+        health_check_node_port=port.health_check_node_port,
+        external_local=port.external_local,
+        affinity_seconds=port.affinity_seconds,
+        refusal_reason=f"has no {'local ' if port.has_endpoints else ''}endpoints",
+        internal_refusal=refusal if port.cluster_ip and not internal else "",
+        external_refusal=refusal if outside and not external else "",
+        internal_chain=(svl if port.internal_local else svc) if internal else "",
+        external_chain=(svl if port.external_local else svc) if external else "",
+        svc=svc,
+        ext=EXT + hashed if outside and port.has_endpoints else "",
+        fw=FW + hashed if restricted else "",
+        sources=_sources(port) if restricted else (),
+        balancers=[
             (chain, _balanced(backends, seps))
             for chain, backends in ((svc, port.cluster), (svl, port.local))
             if backends
         ],
-        "endpoints": [
+        endpoints=[
             (text, sep, host_network(backend.address)) for backend, (text, sep) in seps.items()
         ],
-    }
-
-
-def _refusals(port: PortPlan, reject: str) -> dict[str, object]:
-    """Who is refused in filter and how: reject without any endpoint, drop without a local one."""
-    refusal = "DROP" if port.has_endpoints else reject
-    inside = port.cluster_ip and not port.has_internal
-    outside = port.externally_accessible and not port.has_external
-    return {
-        "refusal_reason": f"has no {'local ' if port.has_endpoints else ''}endpoints",
-        "internal_refusal": refusal if inside else "",
-        "external_refusal": refusal if outside else "",
-    }
-
-
-def _destinations(port: PortPlan, svc: str, svl: str, hashed: str) -> dict[str, object]:
-    """Which chain each kind of frontend leads to; "" where that kind is not served."""
-    outside = port.has_endpoints and port.externally_accessible
-    restricted = port.has_endpoints and port.load_balancer_ips and port.source_ranges
-    internal = svl if port.internal_local else svc
-    external = svl if port.external_local else svc
-    return {
-        "internal_chain": internal if port.cluster_ip and port.has_internal else "",
-        "external_chain": external if port.has_external else "",
-        "ext": EXT + hashed if outside else "",
-        "fw": FW + hashed if restricted else "",
-        "sources": _sources(port) if restricted else (),
-    }
+    )
 
 
 def _sources(port: PortPlan) -> tuple[str, ...]:
@@ -239,28 +313,32 @@ def _dice(left: int) -> str:
     return f" -m statistic --mode random --probability {kept / (1 << 31):.11f}"
 
 
-def _distribute(text: str, chains: dict[str, dict[str, list[str]]]) -> None:
-    """Add the rules of rendered text to their chains."""
-    of_table: dict[str, list[str]] = {}
-    for line in text.split("\n"):
-        if line.startswith("-A "):
-            name = chain_of(line)
-            rules = of_table.get(name)
-            if rules is None:
-                rules = of_table[name] = []
-            rules.append(line)
-        elif line.startswith("*"):
-            of_table = chains[line[1:]]
+def _port_rules(text: str) -> PortRules:
+    """Sort out the rules of one service port.
+
+    Raises:
+        AssertionError: A rule would jump to a chain that is not there.
+    """
+    refusals, _, rules = text.partition("*nat\n")
+    shared, *blocks = f"\n{rules}"[:-1].split("\n:")
+    own: Chains = {}
+    for block in blocks:
+        chain, *found = block.split("\n")
+        own[chain] = (*own[chain], *found) if chain in own else tuple(found)
+    _assert_targets_exist(rules, own)
+    return PortRules(
+        own=own, nat=tuple(shared.split("\n")[1:]), filter=tuple(refusals.split("\n")[:-1])
+    )
 
 
-def _assert_targets_exist(ruleset: Ruleset) -> None:
-    """Every rule's target is a chain of the same table, or built in.
+def _assert_targets_exist(rules: str, own: Chains) -> None:
+    """Every chain that rules of a service port in nat lead to is its own, or always there.
 
     ``iptables-restore --test`` misses an absent target on iptables-nft, so it is checked here.
     """
-    for table, chains in ruleset.tables.items():
-        for rules in chains.values():
-            for rule in rules:
-                target = rule[rule.rfind(" ") + 1 :]
-                if target.startswith("KUBE-") and target not in chains and " -j " in rule:
-                    raise AssertionError(f"{table}: no chain {target} for the rule {rule}")
+    before, *rests = rules.split(" -j KUBE-")
+    for rest in rests:
+        target = "KUBE-" + rest[: rest.find("\n")]
+        if target not in own and target not in FIXED_CHAINS[NAT]:
+            raise AssertionError(f"no chain {target} for the rule {before.splitlines()[-1]}")
+        before = rest
