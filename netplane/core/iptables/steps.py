@@ -7,9 +7,9 @@ one table. After every step, whatever comes next or not, packets meet old or new
    refused so far. Its refusals meet only packets nat did not send to an endpoint: one too many
    never hits a Service that works, one too few lets packets for one that stops out into the world.
 2. nat gets new and changed per-service chains, a few hundred service ports per step when there are
-   many. Nothing leads to the new ones yet. A changed one keeps its meaning for the frontends that
-   lead to it; where a change would not (the ClusterIP's masquerade rule moved elsewhere), the
-   chain waits for the next step.
+   many. Nothing leads to the new ones yet. A changed one serves its frontends by the new rules
+   from now on. Where one of its frontends is about to leave it, those rules may not know that one
+   (its masquerade rule has moved to another chain), so the service port waits for the next step.
 3. nat gets the dispatch chains, its jumps, and loses stale chains, in one step: frontends move
    from old to new at once.
 4. filter loses what it has refused so far and nat serves now, and gets the other new refusals: of
@@ -31,7 +31,6 @@ from netplane.core.iptables.layout import (
     DISPATCH_CHAINS,
     FILTER,
     FIXED_CHAINS,
-    KUBE_MARK_MASQ,
     NAT,
     TABLES,
     Chains,
@@ -68,23 +67,25 @@ def steps(
 
 
 def restore_text(table: str, delta: TableDelta) -> str:
-    """One table's restore input: chains emptied or made, their rules, single rules, deletions."""
-    lines = [f"*{table}"]
-    # Declaring a chain empties it as well; so chains about to go may lead to one another.
-    lines += [f":{chain} - [0:0]" for chain in (*delta.writes, *delta.deletes)]
-    for rules in delta.writes.values():
-        lines += rules
-    lines += delta.additions
-    lines += delta.removals
-    lines += [f"-X {chain}" for chain in delta.deletes]
-    return "\n".join([*lines, "COMMIT", ""])
+    """One table's restore input: chains emptied or made, their rules, single rules, deletions.
+
+    Both variants keep their chains in a list sorted by name, and look for a chain's place from its
+    head; so the last name is declared first. iptables-legacy loads 60,000 chains in three fifths
+    of the time, iptables-nft 12,000 in a third.
+    """
+    declared = sorted((*delta.writes, *delta.deletes), reverse=True)
+    return _text(table, declared, delta)
 
 
 def whole_text(ruleset: Ruleset) -> str:
-    """A whole ruleset as restore input, jumps included, for a kernel that has none of it."""
+    """A whole ruleset as restore input, jumps included, for a kernel that has none of it.
+
+    This is for people to read: chains are declared in plan order.
+    """
     return "".join(
-        restore_text(
+        _text(
             table,
+            ruleset.tables[table],
             TableDelta(
                 writes=ruleset.tables[table],
                 additions=tuple(insertion(jump) for jump in ruleset.jumps[table]),
@@ -92,6 +93,18 @@ def whole_text(ruleset: Ruleset) -> str:
         )
         for table in TABLES
     )
+
+
+def _text(table: str, declared: Iterable[str], delta: TableDelta) -> str:
+    # Declaring a chain empties it as well; so chains about to go may lead to one another.
+    lines = [f"*{table}", *(f":{chain} - [0:0]" for chain in declared)]
+    for rules in delta.writes.values():
+        lines += rules
+    lines += delta.additions
+    lines += delta.removals
+    lines += [f"-X {chain}" for chain in delta.deletes]
+    lines += ("COMMIT", "")
+    return "\n".join(lines)
 
 
 def _step(table: str, title: str, delta: TableDelta) -> Step:
@@ -105,7 +118,17 @@ def _filter_steps(
     if not delta:
         return (), ()
     there = observed.filter.chains
-    served = _frontends(r for c in DISPATCH_CHAINS for r in observed.nat.chains.get(c, ()))
+    asked = {
+        _destination(rule)
+        for chain, rules in delta.writes.items()
+        for rule in frozenset(rules).difference(there.get(chain, ()))
+    }
+    served = _frontends(
+        rule
+        for chain in DISPATCH_CHAINS
+        for rule in observed.nat.chains.get(chain, ())
+        if _destination(rule) in asked
+    )
     first = {
         chain: _meanwhile(there.get(chain, ()), rules, served)
         for chain, rules in delta.writes.items()
@@ -134,6 +157,12 @@ def _frontends(rules: Iterable[str]) -> frozenset[_Frontend]:
     """The frontends rules name, as (destination, protocol, port); "" for a NodePort's address."""
     found = (read_rule(rule).options for rule in rules if " --dport " in rule)
     return frozenset((o.get("-d", ""), o.get("-p", ""), o["--dport"]) for o in found)
+
+
+def _destination(rule: str) -> str:
+    """The destination a rule's frontend starts with, "" without one."""
+    words = rule.split(" ", 4)
+    return words[3] if words[2] == "-d" else ""
 
 
 def _nat_steps(
@@ -166,11 +195,12 @@ def _chunks(
     groups: tuple[tuple[str, ...], ...], observed: Chains, writes: Chains, chunk: int
 ) -> Iterator[Chains]:
     """The per-service chains that may be written before the dispatch chains lead to them."""
+    left = _left(observed, writes)
     leaves = (chain for chain in FIXED_CHAINS[NAT] if chain not in DISPATCH_CHAINS)
     part = {chain: writes[chain] for chain in leaves if chain in writes}
     for group in groups:
         changed = {chain: writes[chain] for chain in group if chain in writes}
-        if any(_forgets_frontend(observed.get(chain, ()), changed[chain]) for chain in changed):
+        if not left.isdisjoint(changed):
             continue
         if part and len(part) + len(changed) > chunk:
             yield part
@@ -180,14 +210,12 @@ def _chunks(
         yield part
 
 
-def _forgets_frontend(old: tuple[str, ...], new: tuple[str, ...]) -> bool:
-    """Whether a ClusterIP whose clients the old chain masquerades is unknown to the new one."""
-    return bool(old) and not _masqueraded(old[0]) <= _masqueraded(new[0] if new else "")
-
-
-def _masqueraded(first: str) -> frozenset[tuple[str, str]]:
-    """The frontend of the masquerade rule a balancing chain may start with."""
-    if not first.endswith(f" -j {KUBE_MARK_MASQ}") or " --dport " not in first:
-        return frozenset()
-    options = read_rule(first).options
-    return frozenset({(options.get("-d", ""), options["--dport"])})
+def _left(observed: Chains, writes: Chains) -> frozenset[str]:
+    """The chains that a dispatch rule will no longer lead to."""
+    gone = (
+        rule
+        for chain in DISPATCH_CHAINS
+        if chain in writes
+        for rule in frozenset(observed.get(chain, ())).difference(writes[chain])
+    )
+    return frozenset(rule[rule.rfind(" ") + 1 :] for rule in gone)

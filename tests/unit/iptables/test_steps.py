@@ -19,8 +19,9 @@ from tests.unit.iptables.plans import port, ruleset
 CLUSTER_IPS = ("172.30.0.1", "172.30.0.2", "172.30.0.3")
 PODS = ("10.180.0.1:80", "10.180.0.2:80", "10.180.0.3:80")
 
-#: A client a source range allows, one it does not, and a pod of this node.
-CLIENTS = ("192.0.2.7", "203.0.113.7", "10.244.0.7")
+#: Clients and pods of this node that the source ranges allow, and such that they do not.
+RANGES = ("192.0.2.0/24", "10.244.9.0/24")
+CLIENTS = ("192.0.2.7", "203.0.113.7", "10.244.9.7", "10.244.0.7")
 MANY = 1000  # chains in a step: all of them
 REFUSALS = frozenset({"DROP", "REJECT"})
 PACKETS = [
@@ -62,7 +63,7 @@ def _port(draw: st.DrawFn, index: int, address: str) -> PortPlan:
         load_balancer_ips=vips,
         internal_local=internal_local,
         external_local=external_local,
-        source_ranges=draw(st.sampled_from(((), ("192.0.2.0/24",)))),
+        source_ranges=draw(st.sampled_from(((), RANGES))),
         affinity_seconds=draw(st.sampled_from((0, 60))),
     )
 
