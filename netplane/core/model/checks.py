@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from netplane.core.model import wire
-from netplane.core.model.names import is_common_label, is_label, is_subdomain
+from netplane.core.model.names import common_label, is_label, is_subdomain
 from netplane.core.model.reasons import Reason, Refusals
 from netplane.core.model.service import EndpointPort, Protocol
 
@@ -25,7 +25,7 @@ PROTOCOL_NAMES = "TCP, UDP or SCTP"
 
 def check_namespace(text: str, refusals: Refusals) -> None:
     """Refuses a namespace that is not a DNS label."""
-    if not is_common_label(text):
+    if common_label(text) is None:
         refusals.add("metadata.namespace", text, Reason.NOT_A_LABEL)
 
 
@@ -56,7 +56,8 @@ def endpoint_ports(
     """The ports of a slice or a subset: those without a number left out, the bad ones refused."""
     good: dict[str, EndpointPort] = {}
     for index, port in enumerate(ports):
-        name, protocol, number = port.name or "", PROTOCOLS.get(port.protocol), port.port
+        protocol, number = PROTOCOLS.get(port.protocol), port.port
+        name = common_label(port.name) if port.name else ""
         if not number:
             continue
         if not 0 < number <= MAX_PORT:
@@ -64,8 +65,8 @@ def endpoint_ports(
         elif protocol is None:
             where = f"{field}[{index}].protocol"
             refusals.add(where, port.protocol, Reason.UNKNOWN_VALUE, PROTOCOL_NAMES)
-        elif name and not is_common_label(name):
-            refusals.add(f"{field}[{index}].name", name, Reason.NOT_A_LABEL)
+        elif name is None:
+            refusals.add(f"{field}[{index}].name", port.name, Reason.NOT_A_LABEL)
         elif name in good:
             refusals.add(f"{field}[{index}].name", name, Reason.DUPLICATE_NAME)
         else:

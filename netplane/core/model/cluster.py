@@ -23,7 +23,7 @@ from netplane.core.model.problem import Problem, shown
 from netplane.core.model.reasons import Reason, Refusals
 from netplane.core.model.service import EndpointSlice, Node, Service, ServiceName
 from netplane.core.model.services import service_from
-from netplane.core.model.slices import service_of, slice_from
+from netplane.core.model.slices import service_of, slice_of
 from netplane.core.model.snapshot import Snapshot
 
 _W = TypeVar("_W", bound=msgspec.Struct)
@@ -65,9 +65,7 @@ def build_snapshot(manifests: Iterable[Manifest]) -> Snapshot:
             slices[name].extend(computed_slices(services[name], selection, selected, nodes))
     return Snapshot(
         services=_by_key(services),
-        slices=_by_key(
-            {name: tuple(sorted(own, key=_name)) for name, own in slices.items() if own}
-        ),
+        slices={name: _by_name(slices[name]) for name in sorted(slices) if slices[name]},
         nodes=_by_key(nodes),
         problems=tuple(sorted(objects.problems)),
         skipped=_by_key(objects.skipped),
@@ -100,9 +98,7 @@ class _Objects:
         elif manifest.name:
             key = (shape.namespace_of(manifest), manifest.name)
             self._named[kind][key] = manifest
-        elif isinstance(wired := shape.decode(manifest), Problem):
-            self.problems.append(wired)
-        else:
+        elif shape.decode(manifest, self.problems) is not None:
             self._refuse(manifest, "metadata.name", None, Reason.MISSING)
 
     def _refuse(
@@ -115,16 +111,9 @@ class _Objects:
     def decoded(self, shape: Shape[_W]) -> Iterator[_W]:
         """The objects of a kind that decode, in their order; the others become problems."""
         for manifest in self._named[shape.kind].values():
-            wired = self._decode(shape, manifest)
+            wired = shape.decode(manifest, self.problems)
             if wired is not None:
                 yield wired
-
-    def _decode(self, shape: Shape[_W], manifest: Manifest) -> _W | None:
-        wired = shape.decode(manifest)
-        if isinstance(wired, Problem):
-            self.problems.append(wired)
-            return None
-        return wired
 
     def slices(self) -> tuple[defaultdict[ServiceName, list[EndpointSlice]], set[ServiceName]]:
         """The good slices by Service, and the Services that any slice feeds, good or not."""
@@ -135,7 +124,7 @@ class _Objects:
             if service is None:
                 continue
             fed.add(service)
-            endpoint_slice, problems = slice_from(wired)
+            endpoint_slice, problems = slice_of(service, wired)
             self.problems.extend(problems)
             if endpoint_slice is not None:
                 good[service].append(endpoint_slice)
@@ -158,7 +147,7 @@ class _Objects:
         manifest = self._named[ENDPOINTS.kind].get((name.namespace, name.name))
         if manifest is None:
             return None
-        wired = self._decode(ENDPOINTS, manifest)
+        wired = ENDPOINTS.decode(manifest, self.problems)
         if wired is None or (slices_exported and opts_out(wired)):
             return ()
         slices, problems = mirrored_slices(wired)
@@ -169,7 +158,9 @@ class _Objects:
         """The Pods of some namespaces that can be endpoints."""
         found = []
         for (namespace, _), manifest in self._named[POD.kind].items():
-            wired = self._decode(POD, manifest) if namespace in namespaces else None
+            if namespace not in namespaces:
+                continue
+            wired = POD.decode(manifest, self.problems)
             if wired is not None:
                 pod, problems = pod_from(wired)
                 self.problems.extend(problems)
@@ -183,13 +174,10 @@ _V = TypeVar("_V")
 
 
 def _by_key(mapping: Mapping[_K, _V]) -> dict[_K, _V]:
-    return {key: mapping[key] for key in sorted(mapping, key=_order)}
+    return {key: mapping[key] for key in sorted(mapping)}
 
 
-def _order(key: ServiceName | str) -> tuple[str, ...]:
-    """Sorts as the key itself does; plain tuples of strings are what ``sorted`` is fast at."""
-    return (key,) if isinstance(key, str) else (key.namespace, key.name)
-
-
-def _name(endpoint_slice: EndpointSlice) -> str:
-    return endpoint_slice.name
+def _by_name(slices: list[EndpointSlice]) -> tuple[EndpointSlice, ...]:
+    if len(slices) > 1:
+        slices.sort(key=lambda endpoint_slice: endpoint_slice.name)
+    return tuple(slices)

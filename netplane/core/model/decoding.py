@@ -34,17 +34,18 @@ class Shape(Generic[_W]):
         self._type = wire_type
         self._decoder = msgspec.json.Decoder(wire_type)
 
-    def decode(self, manifest: Manifest) -> _W | Problem:
-        """The typed object; a field of another type than the API's is a problem."""
+    def decode(self, manifest: Manifest, problems: list[Problem]) -> _W | None:
+        """The typed object, or None: a field of another type than the API's adds a problem."""
         payload = manifest.payload
         try:
             if isinstance(payload, msgspec.Raw):
                 return self._decoder.decode(payload)
             return msgspec.convert(payload, self._type)
         except msgspec.ValidationError as exc:
-            return self._problem(manifest, str(exc))
+            problems.append(self._problem(manifest, str(exc)))
         except RecursionError:
-            return self._problem(manifest, "nested too deeply")
+            problems.append(self._problem(manifest, "nested too deeply"))
+        return None
 
     def _problem(self, manifest: Manifest, words: str) -> Problem:
         match = _WHERE.fullmatch(words)

@@ -28,7 +28,7 @@ _BLANKS = re.compile(r"[ \t\r\n]*")
 _BOM = b"\xef\xbb\xbf"
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One object as it was read, its payload not yet decoded.
 
     Attributes:
@@ -92,7 +92,7 @@ def safe_origin(origin: str) -> str:
 
 def _json_manifests(data: bytes, where: str) -> list[Manifest]:
     try:
-        return list(_flatten(msgspec.Raw(data), "", "", where, depth=0))
+        return _flatten(msgspec.Raw(data), "", "", where, depth=0)
     except msgspec.DecodeError:
         # Not one JSON document: several, or a broken one; the slower reader below says which.
         return list(_json_stream(data.decode(), where))
@@ -137,7 +137,7 @@ def _refuse_constant(name: str) -> str:
 
 def _flatten(
     raw: msgspec.Raw, kind: str, api_version: str, where: str, *, depth: int
-) -> Iterator[Manifest]:
+) -> list[Manifest]:
     """The object, or if it is a list its items; ``kind`` and ``api_version`` where it has none.
 
     The items of a typed list (``kubectl get --raw /api/v1/services``) leave both to the list.
@@ -145,19 +145,19 @@ def _flatten(
     try:
         header = _header.decode(raw)
     except msgspec.ValidationError:
-        yield _odd_manifest(msgspec.json.decode(raw), raw, where, top=depth == 0)
-        return
+        return [_odd_manifest(msgspec.json.decode(raw), raw, where, top=depth == 0)]
     kind = header.kind or kind
     api_version = header.api_version or api_version
     if kind == "List" or (header.items is not None and kind.endswith("List")):
         if depth == _MAX_LIST_DEPTH:
             raise MalformedError(f"{where}: lists nested more than {_MAX_LIST_DEPTH} deep")
         inherited = (kind.removesuffix("List"), api_version) if kind != "List" else ("", "")
+        found: list[Manifest] = []
         for item in header.items or ():
-            yield from _flatten(item, *inherited, where, depth=depth + 1)
-        return
+            found += _flatten(item, *inherited, where, depth=depth + 1)
+        return found
     meta = header.metadata
-    yield Manifest(
+    manifest = Manifest(
         origin=where,
         kind=kind,
         api_version=api_version,
@@ -165,6 +165,7 @@ def _flatten(
         name=(meta.name or "") if meta else "",
         payload=raw,
     )
+    return [manifest]
 
 
 def _yaml_manifests(data: bytes, where: str, *, first_line: int) -> Iterator[Manifest]:

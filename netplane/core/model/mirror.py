@@ -20,7 +20,7 @@ from netplane.core.model import wire
 from netplane.core.model.address import Family, family_of
 from netplane.core.model.checks import endpoint_ports
 from netplane.core.model.destinations import endpoint_address
-from netplane.core.model.names import is_common_subdomain
+from netplane.core.model.names import common_subdomain
 from netplane.core.model.problem import Problem
 from netplane.core.model.reasons import Reason, Refusals
 from netplane.core.model.service import Endpoint, EndpointSlice, ServiceName
@@ -85,12 +85,13 @@ def _endpoints(
     good: list[Endpoint] = []
     for index, entry in enumerate(addresses or ()):
         where = f"{field}[{index}]"
-        if entry.node_name and not is_common_subdomain(entry.node_name):
+        node = common_subdomain(entry.node_name) if entry.node_name else ""
+        if node is None:
             refusals.add(f"{where}.nodeName", entry.node_name, Reason.NOT_A_SUBDOMAIN)
             continue
         address = endpoint_address(entry.ip or "")
         if isinstance(address, Reason):
             refusals.add(f"{where}.ip", entry.ip, address)
         else:
-            good.append(Endpoint(address=address, ready=ready, node=entry.node_name or ""))
+            good.append(Endpoint(address=address, ready=ready, node=node))
     return good

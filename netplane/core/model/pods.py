@@ -16,7 +16,7 @@ from netplane.core.model import wire
 from netplane.core.model.address import Family, family_of, of_family
 from netplane.core.model.checks import PROTOCOLS, check_namespace, check_subdomain, is_port
 from netplane.core.model.destinations import endpoint_address
-from netplane.core.model.names import is_common_subdomain
+from netplane.core.model.names import common_subdomain
 from netplane.core.model.problem import Problem
 from netplane.core.model.reasons import Reason, Refusals
 from netplane.core.model.service import (
@@ -76,9 +76,10 @@ def pod_from(pod: wire.Pod) -> tuple[Pod | None, tuple[Problem, ...]]:
     refusals = Refusals("Pod", namespace, name)
     check_namespace(namespace, refusals)
     check_subdomain("metadata.name", name, refusals)
-    if spec.node_name and not is_common_subdomain(spec.node_name):
+    node = common_subdomain(spec.node_name) if spec.node_name else ""
+    if node is None:
         refusals.add("spec.nodeName", spec.node_name, Reason.NOT_A_SUBDOMAIN)
-    if refusals.problems:
+    if node is None or refusals.problems:
         return None, tuple(refusals.problems)
     addresses = _addresses(status, refusals)
     if not addresses:
@@ -88,7 +89,7 @@ def pod_from(pod: wire.Pod) -> tuple[Pod | None, tuple[Problem, ...]]:
         name=name,
         labels={key: value or "" for key, value in (meta.labels or {}).items()},
         addresses=addresses,
-        node=spec.node_name or "",
+        node=node,
         ready=any(c.type == "Ready" and c.status == "True" for c in status.conditions or ()),
         terminating=bool(meta.deletion_timestamp),
         ports=_named_ports(spec),

@@ -47,7 +47,7 @@ class ServicePort(msgspec.Struct, frozen=True, gc=False):
     node_port: int = 0
 
 
-class Service(msgspec.Struct, frozen=True, kw_only=True):
+class Service(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A Service that has something to program on a node.
 
     Attributes:
@@ -101,7 +101,7 @@ class EndpointPort(msgspec.Struct, frozen=True, gc=False):
     number: int
 
 
-class EndpointSlice(msgspec.Struct, frozen=True, kw_only=True):
+class EndpointSlice(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A slice of one family, feeding one Service (label ``kubernetes.io/service-name``)."""
 
     namespace: str

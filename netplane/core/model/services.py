@@ -20,7 +20,7 @@ from netplane.core.model.checks import (
     is_port,
 )
 from netplane.core.model.destinations import cluster_address, endpoint_address
-from netplane.core.model.names import canonical_time, is_common_label, is_port_name
+from netplane.core.model.names import canonical_time, common_label, is_port_name
 from netplane.core.model.problem import Problem
 from netplane.core.model.reasons import Reason, Refusals
 from netplane.core.model.service import Protocol, Service, ServiceName, ServicePort
@@ -46,7 +46,8 @@ def service_from(service: wire.Service) -> tuple[Service | None, tuple[Problem, 
     spec = service.spec or wire.ServiceSpec()
     if not _is_ours(meta, spec):
         return None, ()
-    key = ServiceName(meta.namespace or "default", meta.name or "")
+    namespace = meta.namespace or "default"
+    key = ServiceName(common_label(namespace) or namespace, meta.name or "")
     refusals = Refusals("Service", key.namespace, key.name)
     check_label("metadata.name", key.name, refusals)
     check_namespace(key.namespace, refusals)
@@ -146,10 +147,12 @@ def _ports(ports: Iterable[wire.ServicePort], refusals: Refusals) -> tuple[Servi
 
 
 def _port(index: int, port: wire.ServicePort, refusals: Refusals) -> ServicePort:
-    name, number, node_port = port.name or "", port.port or 0, port.node_port or 0
+    given = port.name or ""
+    name = common_label(given)
+    number, node_port = port.port or 0, port.node_port or 0
     target, protocol = port.target_port, PROTOCOLS.get(port.protocol)
-    if name and not is_common_label(name):
-        refusals.add(f"spec.ports[{index}].name", name, Reason.NOT_A_LABEL)
+    if given and name is None:
+        refusals.add(f"spec.ports[{index}].name", given, Reason.NOT_A_LABEL)
     if protocol is None:
         field = f"spec.ports[{index}].protocol"
         refusals.add(field, port.protocol, Reason.UNKNOWN_VALUE, PROTOCOL_NAMES)
@@ -162,7 +165,7 @@ def _port(index: int, port: wire.ServicePort, refusals: Refusals) -> ServicePort
             refusals.add(f"spec.ports[{index}].targetPort", target, Reason.NOT_A_PORT_NAME)
     elif target and not 0 < target <= MAX_PORT:
         refusals.add(f"spec.ports[{index}].targetPort", target, Reason.PORT_RANGE)
-    return ServicePort(name, protocol or Protocol.TCP, number, node_port)
+    return ServicePort(name or given, protocol or Protocol.TCP, number, node_port)
 
 
 def _check_distinct(ports: list[ServicePort], refusals: Refusals) -> None:

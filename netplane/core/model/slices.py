@@ -9,7 +9,7 @@ from netplane.core.model import wire
 from netplane.core.model.address import Family
 from netplane.core.model.checks import check_namespace, check_subdomain, endpoint_ports
 from netplane.core.model.destinations import endpoint_address
-from netplane.core.model.names import is_common_subdomain, is_label, is_label_value
+from netplane.core.model.names import common_label, common_subdomain, is_label, is_label_value
 from netplane.core.model.problem import Problem
 from netplane.core.model.reasons import Reason, Refusals
 from netplane.core.model.service import Endpoint, EndpointSlice, ServiceName
@@ -24,7 +24,8 @@ def service_of(endpoint_slice: wire.EndpointSlice) -> ServiceName | None:
     meta = endpoint_slice.metadata
     if meta is None or meta.labels is None or not meta.labels.service:
         return None
-    return ServiceName(meta.namespace or "default", meta.labels.service)
+    namespace = meta.namespace or "default"
+    return ServiceName(common_label(namespace) or namespace, meta.labels.service)
 
 
 def slice_from(
@@ -37,8 +38,15 @@ def slice_from(
     name or address type refuses the slice.
     """
     service = service_of(endpoint_slice)
+    return (None, ()) if service is None else slice_of(service, endpoint_slice)
+
+
+def slice_of(
+    service: ServiceName, endpoint_slice: wire.EndpointSlice
+) -> tuple[EndpointSlice | None, tuple[Problem, ...]]:
+    """As ``slice_from``, for a slice that is known to feed this Service."""
     meta = endpoint_slice.metadata
-    if service is None or meta is None or meta.labels is None:
+    if meta is None or meta.labels is None:
         return None, ()
     if meta.labels.proxy_name is not None or meta.labels.headless is not None:
         return None, ()
@@ -99,11 +107,12 @@ def _endpoint(endpoint: wire.Endpoint, family: Family) -> Endpoint | _Fault:
         return "addresses[0]", endpoint.addresses[0], address, ""
     if (":" in address) != (family is Family.IPV6):
         return "addresses[0]", endpoint.addresses[0], Reason.WRONG_FAMILY, f"IPv{family.value}"
-    node = endpoint.node_name or ""
+    node_name = endpoint.node_name
     if endpoint.topology is not None:
-        node = node or endpoint.topology.hostname or ""
-    if node and not is_common_subdomain(node):
-        return "nodeName", node, Reason.NOT_A_SUBDOMAIN, ""
+        node_name = node_name or endpoint.topology.hostname
+    node = common_subdomain(node_name) if node_name else ""
+    if node is None:
+        return "nodeName", node_name, Reason.NOT_A_SUBDOMAIN, ""
     hints = endpoint.hints
     if hints is not None and (fault := _hint_fault(hints)) is not None:
         return fault
@@ -125,6 +134,6 @@ def _hint_fault(hints: wire.Hints) -> _Fault | None:
         if not is_label_value(zone.name or ""):
             return f"hints.forZones[{index}].name", zone.name, Reason.NOT_A_LABEL_VALUE, ""
     for index, node in enumerate(hints.for_nodes or ()):
-        if not is_common_subdomain(node.name or ""):
+        if common_subdomain(node.name or "") is None:
             return f"hints.forNodes[{index}].name", node.name, Reason.NOT_A_SUBDOMAIN, ""
     return None
