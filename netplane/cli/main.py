@@ -34,6 +34,7 @@ COMMANDS = {
     "status": "Show what is in the kernel now: frontends, endpoints, connections.",
     "cleanup": "Remove all and only what is netplane's.",
     "doctor": "Check this machine, and say what to do about each finding.",
+    "manifest": "Print what runs the agent on every node of a cluster.",
 }
 
 
