@@ -1,4 +1,4 @@
-"""``netplane status``: what is in the kernel now."""
+"""``netplane status``: what is in the kernel now, and with --watch what happens there."""
 
 from __future__ import annotations
 
@@ -9,30 +9,53 @@ import click
 from netplane.cli import options
 
 if TYPE_CHECKING:
-    from netplane.cli.terminal import Part
-    from netplane.core.plan.status import FrontendStatus, Status
+    from netplane.apply.netns import Namespace
+    from netplane.core.plan.status import Status
 
-_NUMBERS = ("CONNECTIONS", "SHARE")
-_COLUMNS = ("SERVICE", "KIND", "FRONTEND", "ENDPOINT", *_NUMBERS)
-_NOT_COUNTED = "-"
+_SECONDS = 2.0
+_SHORTEST = 0.1
 
 
 @click.command("status", short_help="Show what is in the kernel now.")
 @options.mode
 @options.netns
+@click.option(
+    "--watch",
+    "seconds",
+    type=click.FloatRange(min=_SHORTEST),
+    is_flag=False,
+    flag_value=_SECONDS,
+    envvar="NETPLANE_WATCH",
+    metavar="[SECONDS]",
+    help="Show the new connections of each interval until Ctrl-C (every 2 seconds).",
+)
+@click.option(
+    "--count",
+    type=click.IntRange(min=1),
+    envvar="NETPLANE_COUNT",
+    metavar="N",
+    help="With --watch: end after so many intervals.",
+)
 @options.report
 @click.pass_context
-def command(ctx: click.Context, /, **_: object) -> int:
+def command(
+    ctx: click.Context, /, *, seconds: float | None, count: int | None, **_: object
+) -> int:
     """Show what is in the kernel now: frontends, endpoints, new connections, drift.
 
     Both modes are looked at unless --mode names one. Connections are counted since the rule or
-    element was written; a dash stands where the kernel does not count them.
+    element was written, with --watch since the interval before; a dash stands where the kernel
+    does not count them.
     """
-    return _status(options.read(ctx))
+    call = options.read(ctx)
+    if seconds is None:
+        if count is not None:
+            raise click.UsageError("--count goes with --watch", ctx)
+        return _status(call)
+    return _watch(call, seconds, count)
 
 
 def _status(call: options.Call) -> int:
-    from netplane.apply.modes import open_all, open_inhabited
     from netplane.apply.netns import Namespace
     from netplane.apply.privilege import require_net_admin
     from netplane.cli.report import StatusReport
@@ -40,8 +63,7 @@ def _status(call: options.Call) -> int:
 
     require_net_admin()
     with Namespace(call.netns) as namespace:
-        opened = open_all(namespace, call.mode) if call.mode else open_inhabited(namespace)
-        found = tuple(dataplane.status() for _, dataplane in opened)
+        found = tuple(_read(call, namespace).values())
     if call.json:
         emit_json(StatusReport(call.netns, found))
     else:
@@ -49,7 +71,28 @@ def _status(call: options.Call) -> int:
     return 0
 
 
+def _watch(call: options.Call, seconds: float, count: int | None) -> int:
+    from netplane.apply.netns import Namespace
+    from netplane.apply.privilege import require_net_admin
+    from netplane.cli.watch import intervals, show
+
+    require_net_admin()
+    with Namespace(call.netns) as namespace:
+        found = intervals(lambda: _read(call, namespace), call.netns, seconds=seconds, count=count)
+        show(found, json=call.json, verbose=bool(call.verbose))
+    return 0
+
+
+def _read(call: options.Call, namespace: Namespace) -> dict[str, Status]:
+    """What is in the kernel now, by the name of the mode."""
+    from netplane.apply.modes import open_all, open_inhabited
+
+    opened = open_all(namespace, call.mode) if call.mode else open_inhabited(namespace)
+    return {name: dataplane.status() for name, dataplane in opened}
+
+
 def _print(found: tuple[Status, ...], *, where: str) -> None:
+    from netplane.cli.status_rows import COLUMNS, NUMBERS, rows_of
     from netplane.cli.terminal import Screen
 
     screen = Screen()
@@ -59,32 +102,7 @@ def _print(found: tuple[Status, ...], *, where: str) -> None:
     for status in installed:
         screen.print((status.mode, "bold"), f": {len(status.frontends)} frontends in {where}")
         if status.frontends:
-            rows = [row for frontend in status.frontends for row in _rows(frontend)]
-            screen.print_table(_COLUMNS, rows, right=_NUMBERS)
+            rows = [row for frontend in status.frontends for row in rows_of(frontend)]
+            screen.print_table(COLUMNS, rows, right=NUMBERS)
         for drift in status.drift:
             screen.print(("drift: ", "red"), drift)
-
-
-def _rows(frontend: FrontendStatus) -> list[tuple[Part, ...]]:
-    """A frontend's rows: one per endpoint, or one that says what happens without any."""
-    from netplane.core.model.address import join_host_port
-
-    address = join_host_port(frontend.address, frontend.port)
-    head = (frontend.label or "-", frontend.kind, f"{address}/{frontend.protocol}")
-    if not frontend.endpoints:
-        total = _NOT_COUNTED if frontend.connections is None else str(frontend.connections)
-        return [(*head, (frontend.verdict, "yellow"), total, "")]
-    counted = sum(endpoint.connections or 0 for endpoint in frontend.endpoints)
-    rows: list[tuple[Part, ...]] = []
-    for endpoint in frontend.endpoints:
-        count = endpoint.connections
-        share = _NOT_COUNTED if count is None or not counted else f"{count / counted:.0%}"
-        rows.append(
-            (
-                *(head if not rows else ("", "", "")),
-                join_host_port(endpoint.address, endpoint.port),
-                _NOT_COUNTED if count is None else str(count),
-                share,
-            )
-        )
-    return rows
