@@ -20,7 +20,7 @@ class Backend(NamedTuple):
         return join_host_port(*self)
 
 
-class PortPlan(msgspec.Struct, frozen=True, kw_only=True):
+class PortPlan(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What traffic to one service port should do on this node, in one IP family.
 
     Backends are sorted by their text (``address:port``) and free of duplicates.

@@ -20,7 +20,7 @@ _new = tuple.__new__
 Gathered = dict[Backend, Endpoint]
 
 
-class Selection(msgspec.Struct, frozen=True):
+class Selection(msgspec.Struct, frozen=True, gc=False):
     """The endpoints that may answer, as sorted backends; see PortPlan for the meaning of each."""
 
     cluster: tuple[Backend, ...] = ()
