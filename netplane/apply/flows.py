@@ -44,6 +44,7 @@ _CTA_FILTER_ORIG_FLAGS: Final = 1
 _FILTER_PROTO_NUM = 1 << 3  # CTA_FILTER_F_CTA_PROTO_NUM in nf_internals.h
 _DATAGRAM = 1 << 18  # the kernel fills what it is offered, up to 32 KiB
 _TIMEOUT = 60.0
+_INTERRUPTED = int(MessageFlag.NLM_F_DUMP_INTR)  # a flag's own & takes longer than all else
 _SEQUENCE = 1
 _NFGEN_SIZE = 4
 #: Errors that another attempt may not meet.
@@ -110,25 +111,33 @@ def decode_flow(body: bytes, family: Family) -> Flow | None:
     Raises:
         WireError: It is not made of attributes.
     """
-    if len(body) < _NFGEN_SIZE:
-        raise WireError("an entry without a family", len(body))
-    if body[0] != PROTOCOL_FAMILY[family]:
-        return None
-    original = reply = _Tuple()
-    identity = zone = 0
-    for kind, start, end in attributes(body, _NFGEN_SIZE, len(body)):
-        if kind == _CTA_TUPLE_ORIG:
-            original = _read_tuple(body, start, end)
-            if original.protocol != socket.IPPROTO_UDP:
-                return None
-        elif kind == _CTA_TUPLE_REPLY:
-            reply = _read_tuple(body, start, end)
+    usual = _USUAL[family]
+    if len(body) >= usual.end and usual.heads.unpack_from(body) == usual.expected:
+        source, to, _, port, to_port, back, _, _, back_port, _ = usual.values.unpack_from(body)
+        original = _Tuple(source, to, socket.IPPROTO_UDP, port, to_port)
+        reply = _Tuple(back, b"", socket.IPPROTO_UDP, back_port)
+        start = usual.end
+    else:
+        tuples = {
+            kind: _read_tuple(body, first, last)
+            for kind, first, last in attributes(body, _NFGEN_SIZE, len(body))
+            if kind in {_CTA_TUPLE_ORIG, _CTA_TUPLE_REPLY}
+        }
+        original = tuples.get(_CTA_TUPLE_ORIG, _Tuple())
+        reply = tuples.get(_CTA_TUPLE_REPLY, _Tuple())
+        start = _NFGEN_SIZE
+        ours = body[:1] == bytes([PROTOCOL_FAMILY[family]])
+        if not ours or original.protocol != socket.IPPROTO_UDP:
+            return None
+    zone = 0
+    for kind, first, last in attributes(body, start, len(body)):
+        if kind == _CTA_ZONE:
+            zone = int.from_bytes(body[first:last], "big")
         elif kind == _CTA_ID:
-            identity = int.from_bytes(body[start:end], "big")
-        elif kind == _CTA_ZONE:
-            zone = int.from_bytes(body[start:end], "big")
-    if not (original.source and reply.source):
-        raise WireError("an entry without addresses", len(body))
+            identity = int.from_bytes(body[first:last], "big")
+            break  # the zone comes before
+    else:
+        identity = 0
     return Flow(
         _text(original.source),
         original.source_port,
@@ -171,6 +180,50 @@ def _read_tuple(body: bytes, start: int, end: int) -> _Tuple:
     )
 
 
+# A tuple: itself, its addresses, source, destination, its protocol, number, ports.
+_HEADS = "III{size}xI{size}xIIBxxxI4xI4x"
+_VALUES = "12x{size}s4x{size}s8xBxxx4xHxx4xHxx"
+
+
+class _Usual(NamedTuple):
+    """Where everything is in an entry of the usual form: both tuples first, nothing else in them.
+
+    Attributes:
+        heads: Reads the family and all attributes' headers.
+        expected: What they are.
+        values: Reads, of each tuple, the addresses, the protocol and the ports.
+        end: Where further attributes begin.
+    """
+
+    heads: struct.Struct
+    expected: tuple[int, ...]
+    values: struct.Struct
+    end: int
+
+
+def _usual(family: Family) -> _Usual:
+    size, source, destination = (4, 1, 2) if family is Family.IPV4 else (16, 3, 4)
+    address = bytes(size)
+    inside = nested(
+        _CTA_TUPLE_IP, attribute(source, address), attribute(destination, address)
+    ) + nested(
+        _CTA_TUPLE_PROTO,
+        attribute(_CTA_PROTO_NUM, bytes([socket.IPPROTO_UDP])),
+        attribute(_CTA_PROTO_SRC_PORT, bytes(2)),
+        attribute(_CTA_PROTO_DST_PORT, bytes(2)),
+    )
+    sample = bytes([PROTOCOL_FAMILY[family], 0, 0, 0])
+    sample += nested(_CTA_TUPLE_ORIG, inside) + nested(_CTA_TUPLE_REPLY, inside)
+    # The protocol's number is taken as part of the headers: it must be UDP's.
+    heads = struct.Struct("=Bxxx" + _HEADS.format(size=size) * 2)
+    values = struct.Struct(">4x" + _VALUES.format(size=size) * 2)
+    return _Usual(heads, heads.unpack_from(sample), values, len(sample))
+
+
+_USUAL = {family: _usual(family) for family in Family}
+_BY_SIZE = {4: socket.AF_INET, 16: socket.AF_INET6}
+
+
 @functools.lru_cache(1 << 16)
 def _text(packed: bytes) -> str:
     """A packed address in canonical text."""
@@ -178,9 +231,6 @@ def _text(packed: bytes) -> str:
         return socket.inet_ntop(_BY_SIZE[len(packed)], packed)
     except KeyError as exc:
         raise WireError(f"an address of {len(packed)} bytes", 0) from exc
-
-
-_BY_SIZE = {4: socket.AF_INET, 16: socket.AF_INET6}
 
 
 def _udp_only() -> bytes:
@@ -194,7 +244,7 @@ def _dumped(opened: socket.socket) -> Iterator[Reply]:
     """The entries of a dump, to its end."""
     while True:
         for reply in replies(opened.recv(_DATAGRAM)):
-            if reply.flags & MessageFlag.NLM_F_DUMP_INTR:
+            if reply.flags & _INTERRUPTED:
                 raise _failure(errno.EINTR)
             if reply.kind in {MessageType.NLMSG_ERROR, MessageType.NLMSG_DONE}:
                 said = answer(reply)
