@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+import os
 import re
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from netplane.errors import BusyError, RefusedError, ToolError
 
 _LEGACY_LOCK_STATUS = 4  # RESOURCE_PROBLEM in xtables.h; iptables-nft takes no lock
 _LINE = re.compile(r"\bline:? (\d+)")
+_INCOMPATIBLE = re.compile(r"^# Table `(\w+)' is incompatible", re.MULTILINE)
 _SHOWN = 300
 _IPV6 = Path("/proc/sys/net/ipv6")
 
@@ -35,9 +37,23 @@ class Variant(enum.Enum):
 def detect_variant(namespace: Namespace) -> Variant:
     """The variant plain ``iptables`` is on this host, which other programs here use as well.
 
+    It is asked once per program: the plain name is a link, which `update-alternatives` may turn.
+
     Raises:
         ToolError: iptables is not installed, or does not tell its version.
     """
+    path = find("iptables")
+    program = os.path.realpath(path) if path else ""
+    variant = _VARIANTS.get(program)
+    if variant is None:
+        variant = _VARIANTS[program] = _ask_variant(namespace)
+    return variant
+
+
+_VARIANTS: dict[str, Variant] = {}
+
+
+def _ask_variant(namespace: Namespace) -> Variant:
     done = run(namespace, ["iptables", "--version"])
     if done.status != 0:
         raise ToolError(
@@ -85,9 +101,10 @@ class Tools(msgspec.Struct, frozen=True):
         text = done.stdout.decode(errors="replace")
         if done.status != 0:
             raise ToolError(f"{argv[0]} ended with status {done.status}: {_tidy(done.stderr)}")
+        # iptables-nft says so in a comment, and leaves the table out.
+        unseen = _INCOMPATIBLE.findall(text) if "' is incompatible" in text else ()
         for table in TABLES:
-            # iptables-nft says so in a comment, and leaves the table out.
-            if f"\n# Table `{table}' is incompatible" in f"\n{text}":
+            if table in unseen:
                 raise ToolError(
                     f"{argv[0]} cannot show the table {table}: it holds native nft rules. "
                     "Move them to a table of another name, or use --mode nftables"

@@ -11,6 +11,8 @@ import msgspec
 from netplane.core.iptables.layout import FILTER, KUBELET_CANARY, NAT, TABLES, Chains, owned
 from netplane.core.iptables.rule import read_rule
 
+_NO_LINE = "\n"  # what no line starts with
+
 #: Packets and bytes of one rule.
 Counters = tuple[int, int]
 
@@ -64,8 +66,11 @@ class _Reading:
         elif owned(self.name, name):
             self.chains[name] = []
 
-    def add(self, line: str) -> None:
-        """Read ``[packets:bytes] -A CHAIN ...``, the counters being optional."""
+    def add(self, line: str) -> list[str] | None:
+        """Read ``[packets:bytes] -A CHAIN ...``, the counters being optional.
+
+        Returns the rules of its chain, if that is ours.
+        """
         counters = ""
         if line.startswith("["):
             counters, _, line = line.partition(" ")
@@ -73,12 +78,13 @@ class _Reading:
         if rules is None:
             if "KUBE-" in line and owned(self.name, read_rule(line).target):
                 self.references.append(line)
-            return
+            return None
         rules.append(line)
         if counters:
             packets, _, size = counters[1:-1].partition(":")
             name = line[3 : line.find(" ", 3)]
             self.counters.setdefault(name, []).append((int(packets), int(size)))
+        return rules
 
     def end(self) -> ObservedTable:
         """What has been read."""
@@ -98,15 +104,23 @@ def parse_save(text: str) -> Observed:
     """
     tables: dict[str, ObservedTable] = {}
     reading: _Reading | None = None
+    prefix, rules = _NO_LINE, list[str]()
     # Not splitlines(): a foreign comment may hold characters that it takes for line ends.
     for line in text.split("\n"):
+        # A chain's rules come in a row, and most of what there is to read are rules of ours.
+        if line.startswith(prefix):
+            rules.append(line)
+            continue
+        prefix = _NO_LINE
         start = line[:1]
         if start == "*":
             reading = _Reading(line[1:]) if line[1:] in TABLES else None
         elif reading is None:
             continue
         elif start in {"-", "["}:
-            reading.add(line)
+            found = reading.add(line)
+            if found is not None and start == "-":
+                prefix, rules = line[: line.find(" ", 3) + 1], found
         elif start == ":":
             reading.declare(line)
         elif line == "COMMIT":
