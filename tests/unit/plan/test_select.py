@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from netplane.core.model.address import Family
@@ -160,3 +161,30 @@ def test_the_slices_port_number_counts_and_other_families_do_not() -> None:
 def test_order_is_that_of_the_text() -> None:
     backends = [Backend("10.0.0.9", 80), Backend("10.0.0.10", 80), Backend("10.0.0.1", 80)]
     assert [str(b) for b in in_order(backends)] == ["10.0.0.10:80", "10.0.0.1:80", "10.0.0.9:80"]
+
+
+@pytest.mark.parametrize(
+    ("family", "prefix"),
+    [
+        pytest.param(Family.IPV4, "10.0.0.", id="ipv4"),
+        pytest.param(Family.IPV6, "fd00::", id="ipv6"),
+    ],
+)
+def test_one_slice_or_several_the_endpoints_come_in_the_same_order(
+    family: Family, prefix: str
+) -> None:
+    endpoints = tuple(Endpoint(f"{prefix}{n}") for n in (9, 10, 1, 100, 2, 11, 19))
+    whole = msgspec.structs.replace(piece(*endpoints), family=family)
+    halves = [
+        msgspec.structs.replace(whole, name=half, endpoints=some)
+        for half, some in (("a", endpoints[3:]), ("b", endpoints[:4]))
+    ]
+    found = [list(gather(s, family)["http", Protocol.TCP]) for s in ([whole], halves)]
+    assert found[0] == found[1] == list(in_order(found[0]))
+    assert len(found[0]) == len(endpoints)
+
+
+def test_an_address_twice_in_one_slice_counts_once() -> None:
+    gathered = gather([piece(ep(2), draining(1), ep(1))], Family.IPV4)["http", Protocol.TCP]
+    assert gathered == {Backend("10.0.0.1", 80): ep(1), Backend("10.0.0.2", 80): ep(2)}
+    assert lasts(tuple(gathered)) == [1, 2]
