@@ -65,16 +65,16 @@ class _Story:
 
     def totals(self) -> Counter[Action]:
         """See ``Story``."""
-        return Counter(self._action(key) for key in self._lines.rules)
+        return Counter(self._action(key) for key in self._brief.rules)
 
     def services(self, *, limit: int | None = None, rules: bool = False) -> list[ServiceChange]:
         """See ``Story``."""
-        lines = self._lines.rules
+        lines = (self._told(rules=True) if rules else self._brief).rules
         return [self._change(key, lines[key] if rules else ()) for key in sorted(lines)[:limit]]
 
     def base(self) -> tuple[str, ...]:
         """See ``Story``."""
-        return tuple(self._lines.base)
+        return tuple(self._brief.base)
 
     def lost(self) -> Iterator[LostFrontend]:
         """See ``Story``."""
@@ -95,13 +95,22 @@ class _Story:
         return {key.label: key for key in (*self._old, *self._new)}
 
     @cached_property
-    def _lines(self) -> _Lines:
+    def _brief(self) -> _Lines:
+        return self._told(rules=False)
+
+    def _told(self, *, rules: bool) -> _Lines:
+        """Go through the delta; without ``rules`` the lines of service ports need not be there."""
         family = f"IPv{self._family.value}"
         found = _Lines(defaultdict(list), [])
+        # Where nothing is, every service port comes: no need to ask of each of its chains.
+        shortened = not rules and not any(self._observed.table(t).chains for t in TABLES)
+        if shortened:
+            found.rules.update((key, []) for key in self._new)
         for table in TABLES:
             part = self._delta.table(table)
-            for chain, rules in (part.writes | dict.fromkeys(part.deletes, ())).items():
-                self._tell(found, table, chain, rules)
+            for chain, wanted in (part.writes | dict.fromkeys(part.deletes, ())).items():
+                if not (shortened and chain.startswith(PREFIXES)):
+                    self._tell(found, table, chain, wanted)
             found.base.extend(f"+ {family} {table}: {rule}" for rule in part.additions)
             found.base.extend(f"- {family} {table}: {rule}" for rule in part.removals)
         return found

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeAlias
 from netplane.core.model.address import Family
 from netplane.core.nftables.diff import Delta, ElementDelta
 from netplane.core.nftables.frontends import PROTOCOLS, Frontend, Side, endpoints_of
-from netplane.core.nftables.layout import TABLE, Key, Ruleset
+from netplane.core.nftables.layout import TABLE, Key, Ruleset, Value
 from netplane.core.nftables.listing import read_listing
 from netplane.core.nftables.observed import Observed
 from netplane.core.nftables.owners import (
@@ -54,9 +54,11 @@ class _Account(NamedTuple):
     base: list[str]
     rules: bool
 
-    def of(self, owner: Owner | None) -> list[str]:
-        """Where the lines of this owner's objects go."""
-        return self.base if owner is None else self.lines.setdefault(owner, [])
+    def take(self, owner: Owner | None, texts: _Texts) -> None:
+        """Take down an object; its lines are made only where they are wanted."""
+        lines = self.base if owner is None else self.lines.setdefault(owner, [])
+        if owner is None or self.rules:
+            lines += texts()
 
 
 class _Story:
@@ -122,7 +124,7 @@ class _Story:
         for name in names:
             _tell_elements(found, name, delta.elements[name], owners, delta.family)
         for owner, line in _chain_lines(delta, observed, owners):
-            found.of(owner).append(line)
+            found.take(owner, partial(list, (line,)))
         return found
 
 
@@ -189,11 +191,14 @@ def _tell_elements(
     if changed.flush:
         found.base.append(f"- {name}: everything, for it holds elements of a foreign form")
     find = owners.finder(name, _keys(changed))
-    for key, sign, texts in _texts(name, changed, family):
-        owner = find(key)
-        lines = found.of(owner)
-        if owner is None or found.rules:
-            lines += [f"{sign} {name} {{ {text} }}" for text in texts()]
+    for key, value in changed.delete:
+        found.take(find(key), partial(_lines, "-", name, key, value, family))
+    for key, slot in changed.delete_slots:
+        found.take(find(key), partial(_slot_line, "-", name, key, slot, family))
+    for key, value in changed.add:
+        found.take(find(key), partial(_lines, "+", name, key, value, family))
+    for key, slot, backend in changed.add_slots:
+        found.take(find(key), partial(_slot_line, "+", name, key, slot, family, backend))
 
 
 def _keys(changed: ElementDelta) -> Iterator[Key]:
@@ -204,24 +209,18 @@ def _keys(changed: ElementDelta) -> Iterator[Key]:
     yield from (key for key, _, _ in changed.add_slots)
 
 
-def _texts(name: str, changed: ElementDelta, family: Family) -> Iterator[tuple[Key, str, _Texts]]:
-    """By key and sign the elements that go and come, made into text when called for."""
-    for key, value in changed.delete:
-        yield key, "-", partial(element_texts, name, key, value, family)
-    for key, slot in changed.delete_slots:
-        yield key, "-", partial(_slot_texts, name, key, slot, family)
-    for key, value in changed.add:
-        yield key, "+", partial(element_texts, name, key, value, family)
-    for key, slot, backend in changed.add_slots:
-        yield key, "+", partial(_slot_texts, name, key, slot, family, backend)
+def _lines(sign: str, name: str, key: Key, value: Value, family: Family) -> list[str]:
+    """An entry's elements, a line each."""
+    return [f"{sign} {name} {{ {text} }}" for text in element_texts(name, key, value, family)]
 
 
-def _slot_texts(
-    name: str, key: Key, slot: int, family: Family, backend: Backend | None = None
+def _slot_line(  # noqa: PLR0913, PLR0917 (an element is that many things)
+    sign: str, name: str, key: Key, slot: int, family: Family, backend: Backend | None = None
 ) -> list[str]:
     """A single slot; with its backend when it comes."""
     text = f"{key_text(name, key, family)} . {slot}"
-    return [f"{text} : {backend.address} . {backend.port}" if backend else text]
+    value = f" : {backend.address} . {backend.port}" if backend else ""
+    return [f"{sign} {name} {{ {text}{value} }}"]
 
 
 def _base_lines(desired: Ruleset, observed: Observed, delta: Delta) -> Iterator[str]:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections import Counter
+
+import msgspec
 import pytest
 
 from netplane.core.iptables.diff import diff
@@ -165,3 +168,33 @@ def test_chains_kube_proxy_wrote_without_comments_find_their_service() -> None:
     changes = report(desired, observed, diff(desired, observed))
     assert _only(changes).label == "ns1/svc1:p80"
     assert _only(changes).endpoints_removed == TWO
+
+
+_ONE = port(cluster=TWO, node_port=30080, load_balancer_ips=("198.51.100.1",))
+_SOME = (_ONE, port("ns1/svc2:p80", "172.30.0.42"), port("ns1/svc3:dns", "172.30.0.43"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        pytest.param(None, _SOME, id="all come"),
+        pytest.param(_SOME, (), id="all go"),
+        pytest.param(_SOME[:2], _SOME[1:], id="one comes, one goes"),
+        pytest.param((port(cluster=TWO),), _SOME, id="one changes"),
+    ],
+)
+def test_what_is_told_first_is_what_is_told_of_all(
+    old: tuple[PortPlan, ...] | None, new: tuple[PortPlan, ...]
+) -> None:
+    changes = _told(old, new)
+    whole = changes.services
+    bare = [msgspec.structs.replace(change, rules=()) for change in whole]
+    assert whole
+    assert changes.outline() == bare
+    assert changes.outline(limit=1) == bare[:1]
+    assert changes.totals() == Counter(change.action for change in whole)
+    lost = {f"{at.address}:{at.port}/{at.protocol}" for at in changes.lost()}
+    texts = (text for change in whole for text in change.frontends_removed)
+    assert lost == {text.split(" ")[1] for text in texts}
+    # Without a word of any service port in what is nobody's, however it was found.
+    assert not any("ns1/svc" in line for line in changes.base)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 
 import msgspec
 import pytest
@@ -175,3 +176,21 @@ def test_status_tells_drift() -> None:
     for words, change in cases.items():
         drift = family_status(msgspec.structs.replace(observed, **change)).drift
         assert any(words in line for line in drift), (words, drift)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_what_is_told_first_is_what_is_told_of_all(seed: int) -> None:
+    """Totals, the first few and the frontends that go agree with the whole report."""
+    rng = random.Random(seed)
+    before, after = (compile_family(random_plan(rng), environment()) for _ in range(2))
+    nothing = Observed(family=before.family)
+    for desired, observed in ((after, as_observed(before)), (after, nothing)):
+        changes = told(desired, observed)
+        whole = changes.services
+        bare = [msgspec.structs.replace(change, rules=()) for change in whole]
+        assert changes.outline() == bare
+        assert changes.outline(limit=3) == bare[:3]
+        assert changes.totals() == Counter(change.action for change in whole)
+        lost = {f"{at.address or ''}:{at.port}/{at.protocol}" for at in changes.lost()}
+        texts = (text for change in whole for text in change.frontends_removed)
+        assert lost == {text.split(" ")[1].replace("[", "").replace("]", "") for text in texts}
