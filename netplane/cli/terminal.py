@@ -49,6 +49,12 @@ def plain(line: Line) -> str:
     return "".join(clean(part if isinstance(part, str) else part[0]) for part in line)
 
 
+def _cells(row: Line) -> list[str]:
+    """The texts of a row, safe for a terminal."""
+    texts = [part if isinstance(part, str) else part[0] for part in row]
+    return texts if "".join(texts).isprintable() else list(map(clean, texts))
+
+
 class Screen:
     """The standard output, as far as it can show colour."""
 
@@ -63,8 +69,13 @@ class Screen:
         self, header: Sequence[str], rows: Collection[Line], *, right: Collection[str] = ()
     ) -> None:
         """Print rows in columns under a header; the columns named in ``right`` are numbers."""
-        cells = [[plain([part]) for part in row] for row in rows]
+        cells = [_cells(row) for row in rows]
         widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+        if self._colours is None:
+            sides = [">" if name in right else "<" for name in header]
+            line = _GAP.join(map("{{:{}{}}}".format, sides, widths)).format
+            sys.stdout.write("".join(f"{line(*texts).rstrip()}\n" for texts in (header, *cells)))
+            return
         numbers = [name in right for name in header]
         self._print_row([(name, "bold") for name in header], header, widths, numbers)
         for row, texts in zip(rows, cells, strict=True):
