@@ -58,30 +58,50 @@ def compile_family(plan: FamilyPlan, environment: jinja2.Environment) -> Ruleset
         AssertionError: A rule would jump to a chain that is not there, or print foreign text:
             a bug, the plan or the template is wrong.
     """
+    rules = compile_ports(plan.ports, plan.view, environment)
+    return assemble(plan.family, rules, compile_fixed(plan.view, environment), environment)
+
+
+def assemble(
+    family: Family,
+    ports: Iterable[PortRules],
+    fixed: dict[str, list[str]],
+    environment: jinja2.Environment,
+) -> Ruleset:
+    """Put a ruleset together.
+
+    Args:
+        family: Of all of it.
+        ports: The rules of every service port, in plan order.
+        fixed: What ``compile_fixed`` made.
+        environment: Of rule templates.
+    """
     shared: dict[str, dict[str, list[str]]] = {
         table: {chain: [] for chain in FIXED_CHAINS[table]} for table in TABLES
     }
     own: Chains = {}
     groups = []
-    for rules in compile_ports(plan.ports, plan.view, environment):
+    for rules in ports:
         own |= rules.own
-        add_rules(shared[FILTER], rules.filter)
-        add_rules(shared[NAT], rules.nat)
+        _add(shared[FILTER], rules.filter)
+        _add(shared[NAT], rules.nat)
         if rules.own:
             groups.append(tuple(rules.own))
     # Last, because the way to the NodePorts must be the last rule of KUBE-SERVICES.
-    for table, fixed in compile_fixed(plan.view, environment).items():
-        add_rules(shared[table], fixed)
+    for table in TABLES:
+        _add(shared[table], fixed[table])
     tables: dict[str, Chains] = {
         table: {name: tuple(lines) for name, lines in shared[table].items()} for table in TABLES
     }
     tables[NAT] |= own
     return Ruleset(
-        family=plan.family,
-        tables=tables,
-        jumps=compile_jumps(environment),
-        groups=tuple(groups),
+        family=family, tables=tables, jumps=compile_jumps(environment), groups=tuple(groups)
     )
+
+
+def _add(chains: dict[str, list[str]], rules: Iterable[str]) -> None:
+    for rule in rules:
+        chains[chain_of(rule)].append(rule)
 
 
 def compile_ports(
@@ -104,12 +124,6 @@ def compile_fixed(view: FamilyView, environment: jinja2.Environment) -> dict[str
     """By table, the rules of our chains that are there whatever the Services."""
     template = environment.get_template("iptables/fixed-chains.j2")
     return _by_table(template.render(_fixed(view)))
-
-
-def add_rules(chains: dict[str, list[str]], rules: Iterable[str]) -> None:
-    """Append rules ``-A CHAIN ...`` to their chains."""
-    for rule in rules:
-        chains[chain_of(rule)].append(rule)
 
 
 def compile_jumps(environment: jinja2.Environment) -> dict[str, tuple[str, ...]]:

@@ -134,7 +134,12 @@ def _retire(
     """Which stale chains are emptied, because a rule leads to them, and which are deleted."""
     held = {read_rule(rule).target for rule in references} if stale else frozenset[str]()
     emptied: Chains = {chain: () for chain in stale if chain in held and chains[chain]}
-    return emptied, tuple(sorted((c for c in stale if c not in held), key=_depth))
+    return emptied, in_deletion_order(c for c in stale if c not in held)
+
+
+def in_deletion_order(chains: Iterable[str]) -> tuple[str, ...]:
+    """Chains in the order in which they can be deleted."""
+    return tuple(sorted(chains, key=lambda chain: (_depth(chain), chain)))
 
 
 def _depth(chain: str) -> int:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
+from netplane.core.iptables.compile import compile_ports
 from netplane.core.iptables.layout import chain_of
 from netplane.core.model.address import Family
 from netplane.core.plan.node import DetectorKind, LocalDetector
-from netplane.core.plan.port import PortPlan
+from netplane.core.plan.port import Backend, PortPlan
+from netplane.rendering import environment
 from tests.unit.iptables.plans import port, ruleset, view
 
 SVC = "KUBE-SVC-XPGD46QRK7WJZT7O"
@@ -214,10 +218,40 @@ def test_where_node_ports_answer(
     assert all(rule.endswith(" -j KUBE-NODEPORTS") for rule in rules)
 
 
-def test_foreign_text_does_not_reach_a_rule() -> None:
-    planned = port('ns1/svc1:p80" -j ACCEPT', cluster=ONE)
-    with pytest.raises(AssertionError, match="must not reach a rule"):
-        ruleset(planned)
+FOREIGN = ('p80" -j ACCEPT', "p80\n-A INPUT -j ACCEPT", "p80\\", "p80$(id)")
+
+
+@pytest.mark.parametrize("text", FOREIGN)
+def test_foreign_text_does_not_reach_a_rule(text: str) -> None:
+    changes: tuple[dict[str, Any], ...] = (
+        {"port_name": text},
+        {"cluster_ip": text},
+        {"cluster": (Backend(text, 80),)},
+        {"external_ips": (text,)},
+        {"load_balancer_ips": (text,)},
+        {"source_ranges": (text,)},
+        {"node_port": text},
+        {"health_check_node_port": text},
+        {"port": text},
+        {"affinity_seconds": text},
+    )
+    good = port(cluster=ONE, load_balancer_ips=("1.2.3.4",), source_ranges=("10.0.0.0/8",))
+    ruleset(good)
+    for change in changes:
+        bad = msgspec.structs.replace(good, **change)
+        # Wherever it stands in a batch, and though everything else was let through before.
+        for ports in ((bad,), (good, bad), (bad, good)):
+            with pytest.raises(AssertionError, match="must not reach a rule"):
+                ruleset(*ports)
+
+
+def test_ports_come_out_alike_whatever_they_are_rendered_with() -> None:
+    ports = tuple(
+        port(f"ns1/svc{i}", f"172.30.{i >> 8}.{i & 255}", cluster=ONE if i % 3 else ())
+        for i in range(600)
+    )
+    together = list(compile_ports(ports, view(), environment()))
+    assert together == [next(compile_ports((p,), view(), environment())) for p in ports]
 
 
 def test_a_plan_that_leads_nowhere_is_a_bug() -> None:

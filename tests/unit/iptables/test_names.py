@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import hashlib
+from base64 import b32encode
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from netplane.core.iptables.names import PREFIXES, endpoint_chain, service_hash
 
@@ -34,3 +39,9 @@ def test_endpoint_chain_is_kube_proxys(label: str, endpoint: str, chain: str) ->
 def test_the_longest_name_fits_the_kernel() -> None:
     longest = max(len(prefix) + len(service_hash("a/b", "tcp")) for prefix in PREFIXES)
     assert longest <= 28  # XT_EXTENSION_MAXNAMELEN, with its terminating NUL
+
+
+@given(st.text(st.characters(codec="ascii"), max_size=80))
+def test_the_hash_is_base32_of_sha256(label: str) -> None:
+    digest = hashlib.sha256(f"{label}tcp".encode()).digest()
+    assert service_hash(label, "tcp") == b32encode(digest)[:16].decode()

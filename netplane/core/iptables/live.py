@@ -1,0 +1,160 @@
+"""Chains that are kept up to date: a change renders what changed, whatever the number of Services.
+
+The live chains are what the kernel has after our last commit: the rules of every Service, and the
+shared chains they make up. ``update`` turns replanned Services into the delta that ``diff`` would
+find, rendering those Services alone. They move on as ``update`` returns: where a step then fails,
+or somebody else has edited our chains, throw them away and start from what is observed.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypeAlias
+
+import jinja2
+
+from netplane.core.iptables.compile import PortRules, assemble, compile_fixed, compile_ports
+from netplane.core.iptables.diff import Delta, TableDelta, in_deletion_order
+from netplane.core.iptables.layout import (
+    FILTER,
+    FIXED_CHAINS,
+    NAT,
+    TABLES,
+    Chains,
+    Ruleset,
+    chain_of,
+)
+from netplane.core.iptables.parse import Observed, ObservedTable
+from netplane.core.model.service import ServiceName
+from netplane.core.plan.node import FamilyView
+from netplane.core.plan.port import PortPlan
+
+_Services: TypeAlias = dict[ServiceName, tuple[PortRules, ...]]
+
+
+class LiveUpdate(NamedTuple):
+    """What ``steps`` needs to put replanned Services into the kernel.
+
+    Attributes:
+        delta: What has to be written.
+        observed: The shared chains as they are in the kernel, which decide about the order.
+        groups: Per changed service port the names of its chains.
+    """
+
+    delta: Delta
+    observed: Observed
+    groups: tuple[tuple[str, ...], ...]
+
+
+class LiveChains:
+    """One family's chains as the kernel has them, and what keeps them current."""
+
+    def __init__(
+        self, view: FamilyView, ports: Sequence[PortPlan], environment: jinja2.Environment
+    ) -> None:
+        """Start from a plan; ``ruleset`` is what to bring the kernel to before any update.
+
+        Args:
+            view: The node in this family.
+            ports: In plan order.
+            environment: Of rule templates.
+        """
+        self._view = view
+        self._environment = environment
+        self._fixed = compile_fixed(view, environment)
+        self._services = self._compile(ports)
+        self._order = sorted(self._services)
+        tables = self.ruleset().tables
+        self._shared = {
+            table: {chain: tables[table][chain] for chain in FIXED_CHAINS[table]}
+            for table in TABLES
+        }
+
+    def ruleset(self) -> Ruleset:
+        """All of it, as ``compile_family`` makes it of the same plan; costs all Services."""
+        ports = (port for name in self._order for port in self._services[name])
+        return assemble(self._view.family, ports, self._fixed, self._environment)
+
+    def update(self, before: Iterable[PortPlan], after: Sequence[PortPlan]) -> LiveUpdate:
+        """What to write for Services whose plan has changed, and take it as written.
+
+        Args:
+            before: All ports of those Services as they were taken last.
+            after: All their ports now, in plan order.
+        """
+        there = {table: ObservedTable(chains=dict(self._shared[table])) for table in TABLES}
+        new = self._compile(after)
+        old = {
+            name: self._services.get(name, ())
+            for name in sorted({port.service for port in before} | new.keys())
+        }
+        for name in old:
+            self._replace(name, new.get(name, ()))
+        own, gone = _own(new.values()), _own(old.values())
+        writes = self._rewrite(NAT, old, new)
+        writes |= {chain: rules for chain, rules in own.items() if gone.get(chain) != rules}
+        deletes = in_deletion_order(gone.keys() - own.keys())
+        return LiveUpdate(
+            delta=Delta(
+                filter=TableDelta(writes=self._rewrite(FILTER, old, new)),
+                nat=TableDelta(writes=writes, deletes=deletes),
+            ),
+            observed=Observed(filter=there[FILTER], nat=there[NAT]),
+            groups=tuple(tuple(port.own) for ports in new.values() for port in ports if port.own),
+        )
+
+    def _compile(self, ports: Sequence[PortPlan]) -> _Services:
+        found: dict[ServiceName, list[PortRules]] = {}
+        compiled = compile_ports(ports, self._view, self._environment)
+        for port, rules in zip(ports, compiled, strict=True):
+            found.setdefault(port.service, []).append(rules)
+        return {name: tuple(rules) for name, rules in found.items()}
+
+    def _replace(self, name: ServiceName, rules: tuple[PortRules, ...]) -> None:
+        """Take a Service's rules, () for none."""
+        if rules and name not in self._services:
+            insort(self._order, name)
+        elif not rules and name in self._services:
+            del self._order[bisect_left(self._order, name)]
+        if rules:
+            self._services[name] = rules
+        else:
+            self._services.pop(name, None)
+
+    def _rewrite(self, table: str, old: _Services, new: _Services) -> Chains:
+        """Put the shared chains together again where a Service's part has changed."""
+        changed: dict[str, list[str]] = {}
+        for name, ports in old.items():
+            was, now = _shared(table, ports), _shared(table, new.get(name, ()))
+            if was != now:
+                changed.update((chain_of(rule), []) for rule in (*was, *now))
+        if not changed:
+            return {}
+        for name in self._order:
+            for rule in _shared(table, self._services[name]):
+                rules = changed.get(chain_of(rule))
+                if rules is not None:
+                    rules.append(rule)
+        for rule in self._fixed[table]:
+            rules = changed.get(chain_of(rule))
+            if rules is not None:
+                rules.append(rule)
+        held = self._shared[table]
+        writes = {
+            chain: tuple(rules) for chain, rules in changed.items() if held[chain] != tuple(rules)
+        }
+        held |= writes
+        return writes
+
+
+def _own(services: Iterable[tuple[PortRules, ...]]) -> Chains:
+    """The chains of nat that belong to these Services alone."""
+    return {
+        chain: rules for ports in services for port in ports for chain, rules in port.own.items()
+    }
+
+
+def _shared(table: str, ports: tuple[PortRules, ...]) -> list[str]:
+    """The rules of these service ports in the shared chains of a table."""
+    return [rule for port in ports for rule in (port.nat if table == NAT else port.filter)]
