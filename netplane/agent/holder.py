@@ -1,0 +1,65 @@
+"""One agent per namespace: an abstract socket, whose names belong to the network namespace.
+
+It needs no file, cannot be left behind, and tells who holds it (unix(7): abstract names, SO_PEERCRED).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from netplane.apply.netns import Namespace
+from netplane.errors import BusyError
+
+_NAME = b"\0netplane-agent"
+_CREDENTIALS = struct.Struct("=iII")  # struct ucred: pid, uid, gid
+
+
+@contextlib.contextmanager
+def sole_agent(namespace: Namespace) -> Iterator[None]:
+    """Be the namespace's agent while the context lasts.
+
+    Raises:
+        BusyError: Another process is; the message names it.
+    """
+    held = namespace.call(_hold)
+    try:
+        yield
+    finally:
+        held.close()
+
+
+def _hold() -> socket.socket:
+    held = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        held.bind(_NAME)
+        held.listen(8)
+    except OSError as exc:
+        held.close()
+        if exc.errno == errno.EADDRINUSE:
+            raise BusyError(
+                f"another agent keeps this namespace: {_holder()}; end it first"
+            ) from exc
+        raise
+    return held
+
+
+def _holder() -> str:
+    """The process behind the name, as far as it can be told."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as asking:
+        try:
+            asking.settimeout(1.0)
+            asking.connect(_NAME)
+            raw = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        except OSError:
+            return "it has just ended"
+    pid = int(_CREDENTIALS.unpack(raw)[0])
+    try:
+        name = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        name = "in another PID namespace" if pid == 0 else "a process that has just ended"
+    return f"pid {pid} ({ascii(name)[1:-1]})"
