@@ -6,6 +6,9 @@
     │   ├── MalformedError         violates the API or is not parseable at all
     │   └── UnsupportedError       valid, but not by us
     ├── WireError                  bytes that are not netlink: offset, expectation
+    ├── WatchError                 the API server did not answer as it should; try again
+    │   ├── ExpiredError           what was to be continued is too old: list again
+    │   └── DeniedError            401, 403
     └── ApplyError                 the kernel or its tools; ``retryable`` is a class attribute
         ├── ToolError              a program is absent, too old, or answered something unexpected
         ├── PrivilegeError         EPERM
@@ -57,6 +60,36 @@ class WireError(NetplaneError):
     def __init__(self, message: str, offset: int = 0) -> None:
         super().__init__(f"{message} (at byte {offset})")
         self.offset = offset
+
+
+class WatchError(NetplaneError):
+    """The API server, or the way to it, did not do what was asked.
+
+    Attributes:
+        retry_after: Seconds that the server wants to be left alone for, 0 where it says none.
+    """
+
+    retryable = True
+
+    def __init__(self, message: str, *, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ExpiredError(WatchError):
+    """The resourceVersion or the continue token is too old (410): list again from the start."""
+
+
+class DeniedError(WatchError):
+    """401 or 403: the credentials are not, or no longer, good enough.
+
+    Attributes:
+        unknown: 401, the server does not know who asks: newer credentials may help.
+    """
+
+    def __init__(self, message: str, *, unknown: bool) -> None:
+        super().__init__(message)
+        self.unknown = unknown
 
 
 class ApplyError(NetplaneError):
