@@ -1,6 +1,6 @@
 """One agent per namespace: an abstract socket, whose names belong to the network namespace.
 
-It needs no file, cannot be left behind, and tells who holds it (unix(7): abstract names, SO_PEERCRED).
+It needs no file, cannot be left behind, and tells who holds it (unix(7), SO_PEERCRED).
 """
 
 from __future__ import annotations
