@@ -3,10 +3,13 @@
 No socket, no clock but the one given. Whoever drives it (``api_source``, or a test) repeats:
 
     request = machine.request()            what to ask, and how long to wait before
-    machine.opened()                       the answer has begun, with status 200
+    machine.opened()                       an answer with status 200 has begun
     for step in machine.received(chunk)    changes, as bytes of a watch arrive
     for step in machine.closed()           the answer ended as it should; a list's changes
-    machine.failed(error)                  or it did not; also what the machine itself raised
+    machine.refused(...)                   the answer has another status
+    machine.failed(error)                  the connection was not made, or broke
+    machine.silent(error)                  it says nothing any more
+    machine.spoiled(error)                 what ``received`` or ``closed`` raised
 
 What it holds to, against servers and networks that misbehave:
 
@@ -40,6 +43,7 @@ from netplane.agent.watch_wire import (
     Resource,
     read_event,
     read_page,
+    refusal,
     version_number,
 )
 from netplane.core.model.documents import Manifest
@@ -50,6 +54,9 @@ PAGE_LIMIT = 500
 DOUBTFUL_COUNT = 100
 #: Watches in a row that broke in the same place before a list is tried instead.
 _STUCK = 3
+_CLIENT_ERROR = 4
+#: Timeout, expired, too many requests, denied: nothing that a list would mend.
+_NOT_ABOUT_THE_REQUEST = frozenset({401, 403, 408, 410, 429})
 _MOST_TOMBSTONES = 4096
 
 
@@ -169,7 +176,7 @@ class ListWatch:
 
         Raises:
             WatchError: The answer cannot be used from here on; close the connection, and tell
-                ``failed``.
+                ``spoiled``.
         """
         if self.watching:
             for line in self._lines.feed(chunk):
@@ -189,30 +196,40 @@ class ListWatch:
             raise WatchError("the watch ended at once and told nothing")
         yield from self._take_page(read_page(b"".join(self._list.body), self.resource))
 
+    def refused(self, status: int, retry_after: str, body: bytes) -> None:
+        """The answer has another status than 200; of its body the beginning is enough."""
+        error = refusal(status, retry_after, body)
+        if status // 100 == _CLIENT_ERROR and status not in _NOT_ABOUT_THE_REQUEST:
+            self.spoiled(error)
+        else:
+            self.failed(error)
+
     def failed(self, error: WatchError) -> None:
-        """The request was not answered, refused, or its answer broke off or cannot be used."""
-        self.fault = error
-        asked = error.retry_after
+        """The server was not reached, or the connection broke: going on where it broke helps."""
+        wait = error.retry_after
         if isinstance(error, ExpiredError):
-            self._expire()
+            self._restart_list(paged=self.watching or not self._list.token)
         elif isinstance(error, DeniedError):
-            asked = self._backoff.around(self._pacing.denied)
-        if self._progress:
-            self._broken = 0
-            self._backoff.reset()
-        self._delay = self._backoff.next(asked)
+            renewed = error.unknown and not isinstance(self.fault, DeniedError)
+            wait = 0.0 if renewed else self._backoff.around(self._pacing.denied)
+        self.fault = error
+        self._delay = self._backoff.next(wait)
 
     def spoiled(self, error: WatchError) -> None:
-        """``failed``, by what the server said and not by the way to it: repeating may not help."""
+        """What the server said cannot be used: if that repeats, going on there does not help."""
         self.failed(error)
         self._broken += 1
         if self._broken >= _STUCK:
             self._broken = 0
-            self._restart_list(paged=self._list.paged)
+            self._restart_list()
 
-    def _expire(self) -> None:
-        """What was to be continued is too old: the watch's version, or the list's token."""
-        self._restart_list(paged=self.watching or not self._list.token)
+    def silent(self, error: WatchError) -> None:
+        """Nothing came for so long that even the watch's bookmarks are missing.
+
+        They are promised, but not for sure; so it is not known whether there was nothing to tell.
+        """
+        self.failed(error)
+        self._restart_list()
 
     def _restart_list(self, *, paged: bool = True) -> None:
         self._version = ""

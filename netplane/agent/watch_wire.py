@@ -214,7 +214,7 @@ def _refusal(status: _Status, *, code: int) -> WatchError:
 
 
 def _safe(text: str) -> str:
-    """Foreign words as safe text; longer than ``shown``, for who is denied is told what and why."""
+    """Foreign words as safe text; long enough to say who is denied what, and why."""
     text = text[:_LONGEST_MESSAGE]
     return text if text.isprintable() else ascii(text)[1:-1]
 

@@ -1,0 +1,164 @@
+"""A Kubernetes API server as the source of changes: three list/watches into one state."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator
+from contextlib import aclosing
+
+from netplane.agent.changes import ClusterChange
+from netplane.agent.client import OK, Client, SilenceError
+from netplane.agent.cluster_state import ClusterState
+from netplane.agent.health import Clocks
+from netplane.agent.kubeconfig import Access
+from netplane.agent.listwatch import ListWatch, Request, Step, Upsert
+from netplane.agent.pacing import Pacing
+from netplane.agent.watch_wire import Resource
+from netplane.errors import WatchError
+
+#: Of both kinds: those for other proxies, and headless ones, are none of ours (reference 3.1).
+SELECTOR = "!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless"
+SERVICES = Resource(
+    kind="Service", api_version="v1", path="/api/v1/services", label_selector=SELECTOR
+)
+SLICES = Resource(
+    kind="EndpointSlice",
+    api_version="discovery.k8s.io/v1",
+    path="/apis/discovery.k8s.io/v1/endpointslices",
+    label_selector=SELECTOR,
+)
+#: Seconds above the longest silence in which a connection is given up and the next one tried.
+_GRACE = 20.0
+
+
+def own_node(name: str) -> Resource:
+    """The collection of Nodes, of which only this one is asked for."""
+    return Resource(
+        kind="Node",
+        api_version="v1",
+        path="/api/v1/nodes",
+        field_selector=f"metadata.name={name}",
+    )
+
+
+class ApiSource:
+    """Services, EndpointSlices and the own Node, as an API server tells them; a ``Source``.
+
+    Args:
+        node_name: Of the own Node.
+        clocks: ``monotonic`` to pace by, ``wall`` for what expires.
+        on_fault: Told each fault of each resource as it happens, safe to print.
+    """
+
+    def __init__(
+        self,
+        access: Access,
+        *,
+        node_name: str,
+        clocks: Clocks,
+        rng: random.Random,
+        pacing: Pacing | None = None,
+        on_fault: Callable[[str, str], object] | None = None,
+    ) -> None:
+        self._access = access
+        self._clocks = clocks
+        self._pacing = pacing or Pacing()
+        self._on_fault = on_fault
+        self._state = ClusterState(node_name)
+        self._machines = [
+            ListWatch(resource, clock=clocks.monotonic, rng=rng, pacing=self._pacing)
+            for resource in (SERVICES, SLICES, own_node(node_name))
+        ]
+        self._heard = {machine.resource.kind: clocks.monotonic() for machine in self._machines}
+        self._news = asyncio.Event()
+
+    @property
+    def in_sync(self) -> bool:
+        """All three lists have been read to their end."""
+        return all(machine.in_sync for machine in self._machines)
+
+    @property
+    def last_heard(self) -> float:
+        """The last sign of life of the resource that has been silent for longest."""
+        return min(self._heard.values())
+
+    @property
+    def patience(self) -> float:
+        """An API server writes a bookmark about once a minute into a watch that is quiet."""
+        return self._pacing.silence + _GRACE
+
+    @property
+    def fault(self) -> str:
+        """Why resources are not heard now."""
+        faults = {m.resource.kind: m.fault for m in self._machines if m.fault is not None}
+        return "; ".join(f"{kind}: {fault}" for kind, fault in faults.items())
+
+    async def run(self) -> None:
+        """Keep all three until cancelled."""
+        async with (
+            Client(self._access, self._clocks, silence=self._pacing.silence) as client,
+            asyncio.TaskGroup() as group,
+        ):
+            for machine in self._machines:
+                group.create_task(self._keep(machine, client))
+
+    def take(self) -> ClusterChange | None:
+        """What changed since the last take; None before everything has been read once."""
+        self._news.clear()
+        return self._state.take() if self.in_sync else None
+
+    async def wait(self) -> None:
+        """Until there is something to take, or the source is in sync, faulty or well again."""
+        await self._news.wait()
+
+    async def _keep(self, machine: ListWatch, client: Client) -> None:
+        """One request after the other, whatever becomes of each."""
+        while True:
+            request = machine.request()
+            await asyncio.sleep(request.delay)
+            before = machine.fault
+            try:
+                await self._ask(machine, client, request)
+            except SilenceError as exc:
+                machine.silent(exc)
+            except WatchError as exc:
+                machine.failed(exc)
+            if machine.fault is not None and machine.fault is not before:
+                if self._on_fault is not None:
+                    self._on_fault(machine.resource.kind, str(machine.fault))
+                self._news.set()
+
+    async def _ask(self, machine: ListWatch, client: Client, request: Request) -> None:
+        """Send one request and take in its answer."""
+        path = machine.resource.path
+        async with client.get(path, request.query, lasts=request.lasts) as answer:
+            if answer.status != OK:
+                machine.refused(answer.status, answer.retry_after, await answer.complaint())
+                return
+            had_fault = machine.fault is not None
+            machine.opened()
+            if had_fault and machine.fault is None:
+                self._news.set()
+            async with aclosing(answer.chunks()) as chunks:
+                async for chunk in chunks:
+                    try:
+                        self._apply(machine, machine.received(chunk))
+                    except WatchError as exc:
+                        machine.spoiled(exc)
+                        return
+        try:
+            self._apply(machine, machine.closed())
+        except WatchError as exc:
+            machine.spoiled(exc)
+
+    def _apply(self, machine: ListWatch, steps: Iterator[Step]) -> None:
+        was_in_sync = machine.in_sync
+        for step in steps:
+            if isinstance(step, Upsert):
+                self._state.upsert(step.manifest)
+            else:
+                self._state.delete(step.key)
+        self._heard[machine.resource.kind] = self._clocks.monotonic()
+        if machine.in_sync != was_in_sync or (self._state.changed and self.in_sync):
+            self._news.set()

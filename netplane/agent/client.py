@@ -1,0 +1,222 @@
+"""GET requests to one API server: TLS, credentials and timeouts, errors translated.
+
+Nothing but GET is ever sent, so that the right to get, list and watch is all an agent needs.
+Redirects are not followed and proxies of the environment not used: the credentials go to the
+server that the user named, over TLS (a token is never sent in clear, as in ``kubectl``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+from yarl import URL
+
+from netplane import __version__
+from netplane.agent.credentials import Credential, Credentials
+from netplane.agent.health import Clocks
+from netplane.agent.kubeconfig import Access
+from netplane.core.model.problem import shown
+from netplane.errors import WatchError
+
+OK = 200
+_CONNECT = 10.0  # seconds
+_UNAUTHORIZED = 401
+_MOST_COMPLAINT = 1 << 16
+_LONGEST_LIST = 600.0  # seconds for a page, which may be a whole list over a slow line
+_SLACK = 30.0  # seconds after which a watch that the server was to end is ended here
+
+
+class SilenceError(WatchError):
+    """An answer that has begun says nothing any more."""
+
+
+class Answer:
+    """An answer whose head has arrived."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self.status = response.status
+        self.retry_after = response.headers.get("Retry-After", "")
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it arrives.
+
+        Raises:
+            SilenceError: It stopped arriving.
+            WatchError: It broke off.
+        """
+        with _translated():
+            async for chunk in self._response.content.iter_any():
+                yield chunk
+
+    async def complaint(self) -> bytes:
+        """The beginning of a body that tells what is wrong."""
+        with _translated():
+            return await self._response.content.read(_MOST_COMPLAINT)
+
+
+class Client:
+    """One API server; to be used as an asynchronous context manager.
+
+    Args:
+        silence: Seconds without a byte after which an answer is given up.
+    """
+
+    def __init__(self, access: Access, clocks: Clocks, *, silence: float) -> None:
+        self._access = access
+        self._credentials = Credentials(access, clocks)
+        self._silence = silence
+        self._tls: tuple[Credential, ssl.SSLContext] | None = None
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            headers={
+                "Accept": "application/json",
+                "User-Agent": f"netplane/{__version__}",
+            },
+            # One object of a watch is one read; a page of a list is as large as it is.
+            read_bufsize=1 << 18,
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    @asynccontextmanager
+    async def get(
+        self, path: str, query: Mapping[str, str], *, lasts: float = 0.0
+    ) -> AsyncIterator[Answer]:
+        """Send a GET; the body is read inside the context, and what is left of it thrown away.
+
+        Args:
+            path: Below the server's URL.
+            query: Parameters, not yet escaped.
+            lasts: Seconds after which the server ends a watch; 0 for what is no watch.
+
+        Raises:
+            SilenceError: The head did not arrive in time.
+            WatchError: The server was not reached, or the credentials cannot be had.
+        """
+        assert self._session is not None
+        credential = await self._credentials.current()
+        secure = self._access.server.startswith("https:")
+        authorization = {}
+        if secure and credential.token:
+            authorization = {"Authorization": f"Bearer {credential.token}"}
+        timeout = aiohttp.ClientTimeout(
+            total=lasts + _SLACK if lasts else _LONGEST_LIST,
+            connect=_CONNECT,
+            sock_read=self._silence,
+        )
+        request = self._session.get(
+            URL(self._access.server + path).with_query(query),
+            headers=authorization,
+            allow_redirects=False,
+            timeout=timeout,
+            ssl=self._tls_context(credential) if secure else True,
+            server_hostname=(self._access.tls_server_name or None) if secure else None,
+        )
+        try:
+            with _translated():
+                response = await request
+        except WatchError as exc:
+            if isinstance(exc.__cause__, aiohttp.ClientSSLError):
+                self._credentials.refused(credential)  # an old certificate, or an old CA
+            raise
+        try:
+            if response.status == _UNAUTHORIZED:
+                self._credentials.refused(credential)
+            _watch_the_peer(response)
+            yield Answer(response)
+        finally:
+            response.close()  # a connection whose body was read is back in the pool already
+
+    def _tls_context(self, credential: Credential) -> ssl.SSLContext:
+        if self._tls is None or self._tls[0] != credential:
+            self._tls = credential, tls_context(credential, insecure=self._access.insecure)
+        return self._tls[1]
+
+
+def tls_context(credential: Credential, *, insecure: bool = False) -> ssl.SSLContext:
+    """What to trust, and our certificate if there is one.
+
+    Raises:
+        WatchError: The PEM is none.
+    """
+    try:
+        context = ssl.create_default_context(cadata=credential.ca.decode() or None)
+        # Python 3.13 asks of a CA what Go does not, and what many clusters' CAs do not have.
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        if insecure:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if credential.certificate:
+            _load_certificate(context, credential)
+    except (ssl.SSLError, ValueError, OSError) as exc:
+        raise WatchError(f"the certificates or the key cannot be used: {exc}") from exc
+    return context
+
+
+def _load_certificate(context: ssl.SSLContext, credential: Credential) -> None:
+    """OpenSSL's interface wants a file: one in memory, so that the key meets no disk."""
+    descriptor = os.memfd_create("netplane-client-certificate", os.MFD_CLOEXEC)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(credential.certificate + b"\n" + credential.key)
+        file.flush()
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+
+
+def _watch_the_peer(response: aiohttp.ClientResponse) -> None:
+    """Let the kernel find out within half a minute that the other end is gone without a word."""
+    transport = response.connection.transport if response.connection else None
+    sock = transport.get_extra_info("socket") if transport else None
+    if sock is None:
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
+
+
+class _translated:  # noqa: N801 (reads as a statement)
+    """Turns aiohttp's errors into ours, at the edge."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        match error:
+            case aiohttp.ConnectionTimeoutError():
+                raise WatchError("the API server is not reached in time") from error
+            case aiohttp.SocketTimeoutError() | asyncio.TimeoutError():
+                raise SilenceError("the API server says nothing any more") from error
+            case aiohttp.ClientError() | OSError() | asyncio.IncompleteReadError():
+                words = shown(str(error) or type(error).__name__)
+                raise WatchError(f"the API server is not reached: {words}") from error
+            case _:
+                return
