@@ -1,17 +1,9 @@
-"""Trying a mode's rules on this kernel, in a network namespace that only a thread ever knew.
-
-The namespace has no name and no link; it ends with the thread, however that ends.
-"""
+"""Trying a mode's rules on this kernel, in a network namespace that only a thread ever knew."""
 
 from __future__ import annotations
 
-import ctypes
-import os
-from concurrent.futures import ThreadPoolExecutor
-from typing import Self
-
 from netplane.apply.modes import open_mode
-from netplane.apply.netns import Namespace
+from netplane.apply.netns import UnnamedNamespace
 from netplane.config import Config, Mode
 from netplane.core.model.address import Family
 from netplane.core.model.service import (
@@ -27,33 +19,8 @@ from netplane.core.model.snapshot import Snapshot
 from netplane.core.plan.compile import build_plan
 from netplane.core.plan.plan import Plan
 from netplane.core.plan.view import build_view
-from netplane.errors import ApplyError, PrivilegeError
 
-_CLONE_NEWNET = 0x40000000  # linux/sched.h
 _PORT = 8080
-
-
-class TrialNamespace(Namespace):
-    """A fresh network namespace, left behind by nothing."""
-
-    def __enter__(self) -> Self:
-        self.name = "a trial namespace"
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="trial")
-        try:
-            self._pool.submit(_unshare).result()
-        except BaseException:
-            self._pool.shutdown()
-            raise
-        return self
-
-
-def _unshare() -> None:
-    """Give the calling thread a network namespace of its own (unshare(2))."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(_CLONE_NEWNET) != 0:
-        code = ctypes.get_errno()
-        kind = PrivilegeError if code == 1 else ApplyError
-        raise kind(f"cannot make a network namespace: {os.strerror(code)}")
 
 
 def try_mode(mode: Mode) -> None:
@@ -62,7 +29,7 @@ def try_mode(mode: Mode) -> None:
     Raises:
         ApplyError: The kernel or the tool does not take them.
     """
-    with TrialNamespace() as namespace:
+    with UnnamedNamespace() as namespace:
         dataplane = open_mode(mode, namespace)
         dataplane.prepare(_plan(mode)).commit()
 

@@ -8,6 +8,7 @@ read or written by that thread is the namespace's, too.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -71,15 +72,41 @@ class Namespace:
         return self.name or "this namespace"
 
 
+class UnnamedNamespace(Namespace):
+    """A fresh network namespace that only its thread knows; it ends with it, however that ends.
+
+    Raises PrivilegeError without CAP_SYS_ADMIN.
+    """
+
+    def __enter__(self) -> Self:
+        self.name = "an unnamed namespace"
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="unnamed")
+        try:
+            self._pool.submit(_unshare).result()
+        except BaseException:
+            self._pool.shutdown()
+            raise
+        return self
+
+
+def _unshare() -> None:
+    """Give the calling thread a network namespace of its own (unshare(2))."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNET) != 0:
+        code = ctypes.get_errno()
+        kind = PrivilegeError if code == errno.EPERM else ApplyError
+        raise kind(f"cannot make a network namespace: {os.strerror(code)}")
+
+
 def _enter(path: Path) -> None:
     """Move the calling thread into the namespace (setns(2))."""
     libc = ctypes.CDLL(None, use_errno=True)
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if libc.setns(descriptor, _CLONE_NEWNET) != 0:
-            errno = ctypes.get_errno()
-            message = f"cannot enter the namespace {path.name}: {os.strerror(errno)}"
-            if errno == 1:
+            code = ctypes.get_errno()
+            message = f"cannot enter the namespace {path.name}: {os.strerror(code)}"
+            if code == errno.EPERM:
                 raise PrivilegeError(f"{message}; run as root")
             raise ApplyError(message)
     finally:
