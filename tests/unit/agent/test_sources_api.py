@@ -1,0 +1,175 @@
+"""The API source against a server that misbehaves: in the end it has what the server has."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+from _pytest.mark.structures import ParameterSet
+
+from netplane.agent.api_source import ApiSource
+from netplane.agent.kubeconfig import Access
+from tests.support.api_server import EVENT_FAULTS, LIST_FAULTS, WATCH_FAULTS, ApiServer, Fault
+from tests.support.api_server_model import Object
+from tests.support.churn import Churn
+from tests.support.following import CLOCKS, HASTY, Follower, following, rng, snapshot_of
+from tests.support.manifests import endpoint_slice, node, service
+
+
+def by_name(faults: frozenset[Fault]) -> list[ParameterSet]:
+    return [pytest.param(f, id=f.name) for f in sorted(faults, key=lambda f: f.name)]
+
+
+def source_of(server: ApiServer) -> ApiSource:
+    return ApiSource(
+        Access(server=server.url),
+        node_name="node-1",
+        clocks=CLOCKS,
+        rng=rng(),
+        pacing=HASTY,
+    )
+
+
+def everything(server: ApiServer) -> list[Object]:
+    with server.store.lock:
+        return [
+            thing
+            for collection in server.store.collections.values()
+            for thing in collection.objects.values()
+        ]
+
+
+def is_true(follower: Follower, server: ApiServer) -> bool:
+    return follower.source.in_sync and follower.equals(snapshot_of(everything(server)))
+
+
+def fill(server: ApiServer, count: int) -> None:
+    server.store.put(node("node-1", ip="192.0.2.1", zone="zone-a"))
+    server.store.put(node("node-2", ip="192.0.2.2"))
+    for number in range(count):
+        server.store.put(service(f"web-{number}", cluster_ips=[f"172.30.9.{number % 250 + 1}"]))
+        server.store.put(endpoint_slice(f"web-{number}"))
+
+
+def test_a_quiet_server_is_read_in_pages_and_then_watched() -> None:
+    with ApiServer() as server:
+        server.page_limit = 7
+        fill(server, 20)
+
+        async def story(follower: Follower) -> None:
+            assert follower.source.take() is None
+            await follower.until(lambda: is_true(follower, server))
+            assert follower.takes == 1
+            assert follower.node is not None
+            assert (follower.node.name, follower.node.zone) == ("node-1", "zone-a")
+            assert follower.eligible is True
+            assert follower.source.fault == ""
+            server.store.put(endpoint_slice("web-3", ["10.244.9.9"]))
+            await follower.until(lambda: is_true(follower, server))
+            server.store.delete("Service", ("default", "web-4"))
+            await follower.until(lambda: is_true(follower, server))
+
+        asyncio.run(following(source_of(server), story))
+        lists = server.asked("Service", watches=False)
+        assert [request.query.get("limit") for request in lists] == ["500"] * 3
+        assert all("!service.kubernetes.io/headless" in r.query["labelSelector"] for r in lists)
+        watch = server.asked("Node", watches=True)[0]
+        assert watch.query["fieldSelector"] == "metadata.name=node-1"
+        assert watch.query["allowWatchBookmarks"] == "true"
+
+
+@pytest.mark.parametrize("fault", by_name(LIST_FAULTS))
+def test_each_fault_of_a_list_is_got_over(fault: Fault) -> None:
+    with ApiServer() as server:
+        server.page_limit = 50
+        fill(server, 120)
+        server.script("Service", fault)
+
+        async def story(follower: Follower) -> None:
+            await follower.until(lambda: is_true(follower, server) and not server.pending)
+
+        asyncio.run(following(source_of(server), story))
+        assert server.happened == [fault]
+
+
+@pytest.mark.parametrize("fault", by_name(WATCH_FAULTS))
+def test_each_fault_of_a_watch_as_it_begins_is_got_over(fault: Fault) -> None:
+    with ApiServer() as server:
+        fill(server, 3)
+        server.script("Service", fault)
+
+        async def story(follower: Follower) -> None:
+            await follower.until(lambda: not server.pending or follower.source.in_sync)
+            await asyncio.sleep(0)
+            server.store.put(service("late", cluster_ips=["172.30.8.1"]))
+            await follower.until(lambda: is_true(follower, server))
+            assert not server.pending
+
+        asyncio.run(following(source_of(server), story))
+        assert server.happened == [fault]
+
+
+@pytest.mark.parametrize("fault", by_name(EVENT_FAULTS))
+def test_each_fault_within_a_watch_is_got_over(fault: Fault) -> None:
+    with ApiServer() as server:
+        fill(server, 3)
+        server.script("Service", fault)
+
+        async def story(follower: Follower) -> None:
+            await follower.until(lambda: is_true(follower, server))
+            for number in range(4):
+                made = service("web-1", cluster_ips=[f"172.30.7.{number + 1}"])
+                made["metadata"]["annotations"] = {"note": "Grüße, 世界"}
+                server.store.put(made)
+            server.store.delete("Service", ("default", "web-2"))
+            await follower.until(lambda: is_true(follower, server))
+            assert not server.pending
+
+        asyncio.run(following(source_of(server), story))
+        assert server.happened == [fault]
+
+
+def test_an_empty_list_is_asked_for_again_before_all_is_lost() -> None:
+    with ApiServer() as server:
+        fill(server, 120)
+        counts: list[int] = []
+
+        async def story(follower: Follower) -> None:
+            await follower.until(lambda: is_true(follower, server))
+            server.script("Service", Fault.GONE_EVENT, Fault.EMPTY)
+            server.store.put(service("web-1", cluster_ips=["172.30.7.1"]))
+
+            def seen() -> bool:
+                counts.append(len(follower.services))
+                return is_true(follower, server) and not server.pending
+
+            await follower.until(seen)
+            for number in range(120):
+                server.store.delete("Service", ("default", f"web-{number}"))
+            server.store.compact()
+            await follower.until(lambda: is_true(follower, server))
+            assert not follower.services
+
+        asyncio.run(following(source_of(server), story))
+        assert set(counts) == {120}
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_two_thousand_changes_with_faults_everywhere_end_as_the_server_says(seed: int) -> None:
+    with ApiServer(seed=seed, probability=0.05) as server:
+        server.page_limit = 40
+        churn = Churn(server.store, random.Random(seed))
+        fill(server, 60)
+
+        async def story(follower: Follower) -> None:
+            for _ in range(100):
+                for _ in range(20):
+                    churn.change()
+                follower.take()
+                await asyncio.sleep(0.01)  # pacing of the story: nothing is waited for
+            await follower.until(lambda: is_true(follower, server), within=30)
+
+        asyncio.run(following(source_of(server), story))
+        assert len(server.happened) > 50
+        assert len(set(server.happened)) > 8
