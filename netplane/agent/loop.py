@@ -51,7 +51,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
 
     source: Source
     keeper: Keeper
-    events: NftEvents | None
+    events: NftEvents
     health: Health
     checks: HealthChecks
     metrics: Metrics
@@ -91,14 +91,12 @@ class Loop:
         """Listen to the source and to the kernel meanwhile."""
         loop = asyncio.get_running_loop()
         listening = asyncio.create_task(self._parts.source.run())
-        if self._parts.events is not None:
-            loop.add_reader(self._parts.events.fileno(), self._hear)
+        loop.add_reader(self._parts.events.fileno(), self._hear)
         try:
             yield
         finally:
             self._parts.notifier.stopping()
-            if self._parts.events is not None:
-                loop.remove_reader(self._parts.events.fileno())
+            loop.remove_reader(self._parts.events.fileno())
             listening.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await listening
@@ -107,7 +105,6 @@ class Loop:
 
     def _hear(self) -> None:
         """Somebody committed a transaction: look, unless it was this process."""
-        assert self._parts.events is not None
         notices = self._parts.events.read()
         if notices.lost or any(not commit.ours for commit in notices.commits):
             self._touched.set()

@@ -33,6 +33,7 @@ COMMANDS = {
     "apply": "Make the kernel what the input says, and tell what changed.",
     "status": "Show what is in the kernel now: frontends, endpoints, connections.",
     "cleanup": "Remove all and only what is netplane's.",
+    "agent": "Keep this node's rules what the cluster says.",
     "doctor": "Check this machine, and say what to do about each finding.",
     "manifest": "Print what runs the agent on every node of a cluster.",
 }

@@ -22,7 +22,8 @@ _CONFIG_FIELDS = frozenset(
     {
         "mode", "node_name", "cluster_cidrs", "service_cidrs", "detect_local_mode",
         "bridge_interface", "interface_prefix", "node_port_addresses", "masquerade_all",
-        "masquerade_bit", "localhost_node_ports", "node_ips",
+        "masquerade_bit", "localhost_node_ports", "node_ips", "sync_period", "min_sync_period",
+        "healthz_bind_address", "metrics_bind_address",
     }
 )  # fmt: skip
 
@@ -124,6 +125,38 @@ node = _stack(
         "interface_prefix",
         metavar="PREFIX",
         help="The prefix of InterfaceNamePrefix.",
+    ),
+)
+agent = _stack(
+    _option(
+        "--kubeconfig",
+        metavar="FILE",
+        help="How to reach the API server (default without -f: as a pod in the cluster).",
+    ),
+    _option(
+        "--metrics-bind-address",
+        metavar="ADDRESS:PORT",
+        help="Where metrics are served (default: 127.0.0.1:10249; '' nowhere).",
+    ),
+    _option(
+        "--healthz-bind-address",
+        metavar="ADDRESS:PORT",
+        help="Where /healthz and /livez are served (default: 0.0.0.0:10256; '' nowhere).",
+    ),
+    _option(
+        "--sync-period",
+        metavar="DURATION",
+        help="The kernel is compared at least this often (default: 30s).",
+    ),
+    _option(
+        "--min-sync-period",
+        metavar="DURATION",
+        help="Changes are gathered at least this long (default: 0).",
+    ),
+    _option(
+        "--install-systemd",
+        is_flag=True,
+        help="Write the systemd unit that runs this very command, instead of running it.",
     ),
 )
 report = _stack(

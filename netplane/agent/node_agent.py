@@ -1,0 +1,136 @@
+"""The agent as a whole: joins source, keeper, health, metrics and servers, and runs the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+
+import msgspec
+
+import netplane
+from netplane.agent.changes import Source
+from netplane.agent.health import Clocks, Health
+from netplane.agent.health_checks import HealthChecks
+from netplane.agent.holder import sole_agent
+from netplane.agent.keeper import Keeper
+from netplane.agent.listening import places, serve
+from netplane.agent.logs import Journal
+from netplane.agent.loop import Loop, Pace, Parts
+from netplane.agent.metrics import Metrics
+from netplane.agent.systemd import Notifier
+from netplane.agent.web import health_port, metrics_port
+from netplane.apply.netns import Namespace
+from netplane.apply.nft_events import NftEvents
+from netplane.config import DEFAULT_ORIGIN, Config
+from netplane.core.model.address import Family
+from netplane.errors import UsageError
+
+CLOCKS = Clocks(time.monotonic, time.time)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """How the agent is to run.
+
+    Attributes:
+        netns: The named namespace to keep; None for this one.
+        make_source: Makes the source once the event loop runs.
+        level: The least level of ``logging`` that is said.
+    """
+
+    config: Config
+    netns: str | None
+    make_source: Callable[[Journal], Source]
+    take_over: bool = False
+    log_json: bool = False
+    level: int = 30
+
+
+def run(settings: Settings) -> None:
+    """Keep the node until SIGTERM or SIGINT; the rules stay on the way out.
+
+    Raises:
+        UsageError: An address to listen on is wrong, or cannot be listened on.
+        ApplyError: The namespace cannot be entered, or another agent or kube-proxy holds it.
+    """
+    gc.enable()  # switched off for commands, which live for a second
+    with Namespace(settings.netns) as namespace, sole_agent(namespace):
+        asyncio.run(_until_told(settings, namespace))
+
+
+async def _until_told(settings: Settings, namespace: Namespace) -> None:
+    """Run until a signal ends the loop."""
+    running = asyncio.create_task(_keep(settings, namespace))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, running.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+
+
+async def _keep(settings: Settings, namespace: Namespace) -> None:
+    config = settings.config
+    journal = Journal(_say, CLOCKS, json=settings.log_json, level=settings.level)
+    source = settings.make_source(journal)
+    health = Health(
+        families=tuple(Family),
+        period=config.sync_period,
+        last_heard=lambda: source.last_heard,
+        clocks=CLOCKS,
+        watch_bound=max(source.patience, 2 * config.sync_period),
+    )
+    metrics = Metrics(config.mode, watch_age=lambda: health.watch_age)
+    metrics.build.labels(netplane.__version__, config.mode).set(1)
+    parts = Parts(
+        source=source,
+        keeper=Keeper(namespace, config, take_over=settings.take_over),
+        events=NftEvents(namespace),
+        health=health,
+        checks=HealthChecks(namespace, healthy=lambda: health.healthy),
+        metrics=metrics,
+        journal=journal,
+        notifier=Notifier(os.environ),
+        clocks=CLOCKS,
+    )
+    async with _servers(config, namespace, health, metrics):
+        with parts.events:
+            await Loop(parts, _pace(config)).run()
+
+
+def _pace(config: Config) -> Pace:
+    """kube-proxy's default of 1 s between syncs is for its costs; ours is none."""
+    asked = config.origin("min_sync_period") != DEFAULT_ORIGIN
+    return Pace(config.sync_period, config.min_sync_period if asked else 0.0)
+
+
+@contextlib.asynccontextmanager
+async def _servers(
+    config: Config, namespace: Namespace, health: Health, metrics: Metrics
+) -> AsyncIterator[None]:
+    """Answer on the health and the metrics port, from before the first write on."""
+    wanted = (
+        ("--healthz-bind-address", config.healthz_bind_address, health_port(health, metrics)),
+        (
+            "--metrics-bind-address",
+            config.metrics_bind_address,
+            metrics_port(health, metrics, config),
+        ),
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        for option, address, respond in wanted:
+            try:
+                server = await serve(namespace, places(address, option=option), respond)
+            except OSError as exc:
+                raise UsageError(f"{option} {address}: {exc.strerror}") from exc
+            stack.push_async_callback(server.stop)
+        yield
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()

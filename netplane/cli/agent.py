@@ -1,0 +1,129 @@
+"""``netplane agent``: keep this node's rules what the cluster says."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from netplane.cli import options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from netplane.agent.changes import Source
+    from netplane.agent.logs import Journal
+    from netplane.config import Config
+
+
+@click.command("agent", short_help="Keep this node's rules what the cluster says.")
+@options.filenames
+@options.agent
+@options.node
+@options.netns
+@options.take_over
+@options.report
+@click.pass_context
+def command(
+    ctx: click.Context, /, *, kubeconfig: str | None, install_systemd: bool, **_: object
+) -> int:
+    """Watch an API server, or a file or directory of manifests, and keep the rules true.
+
+    Without -f and --kubeconfig it uses the credentials of the pod it runs in. Rules that are
+    there are adopted; an edit by somebody else is found and repaired; on exit the rules stay
+    (`netplane cleanup` removes them). Exit status: 0 when told to end, 1 on error, 2 usage.
+    """
+    call = options.read(ctx)
+    from netplane.cli.inputs import read_config
+
+    config = read_config(call)
+    if install_systemd:
+        return _install(call, config, kubeconfig)
+    from netplane.agent.node_agent import Settings, run
+
+    run(
+        Settings(
+            config=config,
+            netns=call.netns,
+            make_source=_source(call, config, kubeconfig),
+            take_over=call.take_over,
+            log_json=ctx.params["log_format"] == "json",
+            level=logging.INFO if call.verbose else logging.WARNING,
+        )
+    )
+    return 0
+
+
+def _source(
+    call: options.Call, config: Config, kubeconfig: str | None
+) -> Callable[[Journal], Source]:
+    """What makes the source that the options name; raises UsageError for two of them."""
+    if call.filenames and kubeconfig:
+        raise click.UsageError("-f and --kubeconfig: the cluster's state comes from one of them")
+    if call.filenames:
+        paths = tuple(Path(name) for name in call.filenames)
+        return lambda journal: _directory_source(paths, config, journal)
+    from netplane.agent.kubeconfig import in_cluster, read_kubeconfig
+
+    path = kubeconfig or config.kubeconfig
+    access = read_kubeconfig(Path(path)) if path else in_cluster(os.environ)
+
+    def make(journal: Journal) -> Source:
+        import random
+
+        from netplane.agent.api_source import ApiSource
+        from netplane.agent.node_agent import CLOCKS
+
+        return ApiSource(
+            access,
+            node_name=config.node_name,
+            clocks=CLOCKS,
+            rng=random.Random(),  # noqa: S311 (jitter)
+            on_fault=lambda kind, fault: journal.warning("watch", fault, resource=kind),
+        )
+
+    return make
+
+
+def _directory_source(paths: tuple[Path, ...], config: Config, journal: Journal) -> Source:
+    from netplane.agent.directory_source import DirectorySource
+    from netplane.agent.node_agent import CLOCKS
+
+    return DirectorySource(
+        paths,
+        node_name=config.node_name,
+        clocks=CLOCKS,
+        on_fault=lambda fault: journal.warning("manifests", fault),
+    )
+
+
+def _install(call: options.Call, config: Config, kubeconfig: str | None) -> int:
+    """Write the unit that runs this very command line, and say how to start it."""
+    from netplane.agent.delivery import (
+        install_systemd,
+        kernel_parameters,
+        own_program,
+        systemd_files,
+    )
+
+    words = [str(own_program()), "agent", "--mode", config.mode, "--node", config.node_name]
+    for name in call.filenames:
+        words += ["-f", str(Path(name).absolute())]
+    if kubeconfig:
+        words += ["--kubeconfig", str(Path(kubeconfig).absolute())]
+    if call.config_path:
+        words += ["--config", str(Path(call.config_path).absolute())]
+    if call.netns:
+        words += ["--netns", call.netns]
+    for field, flag in (("cluster_cidrs", "--cluster-cidr"), ("service_cidrs", "--service-cidr")):
+        for network in getattr(config, field):
+            words += [flag, network]
+    parameters = kernel_parameters(config, processors=os.cpu_count() or 1)
+    files = systemd_files(words, parameters, netns=call.netns)
+    for path in install_systemd(Path("/"), files):
+        print(path)
+    print("now: systemctl daemon-reload && systemctl enable --now netplane-agent")
+    return 0
