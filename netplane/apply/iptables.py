@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
@@ -78,12 +79,16 @@ class IptablesDataplane:
             ApplyError: The kernel's rules cannot be read.
         """
         tools = self._tools()
-        parts = []
-        for family in plan.families:
-            if self._usable(tools, family.family):
-                desired = compile_family(family, environment())
-                parts.append(self._part(desired, tools.save(family.family)))
-        return IptablesUpdate(tools, tuple(parts))
+        families = [family for family in plan.families if self._usable(tools, family.family)]
+        # iptables-save is another process, and takes as long as to compile: both at a time.
+        with ThreadPoolExecutor(1, thread_name_prefix="iptables-save") as reader:
+            saved = [reader.submit(tools.save, family.family) for family in families]
+            desired = [compile_family(family, environment()) for family in families]
+            parts = tuple(
+                self._part(wanted, there.result())
+                for wanted, there in zip(desired, saved, strict=True)
+            )
+        return IptablesUpdate(tools, parts)
 
     def status(self) -> Status:
         """What is in the kernel now, with drift.
