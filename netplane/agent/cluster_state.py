@@ -96,6 +96,10 @@ class ClusterState:
         held = self._slices.get(service, _NO_SLICES)
         return tuple([held[name] for name in sorted(held)])
 
+    def faulty(self, kind: str) -> set[ObjectKey]:
+        """The objects of a kind with which something is wrong."""
+        return {key for key in self._problems if key.kind == kind}
+
     # --- what comes in ------------------------------------------------------------------------
 
     def upsert(self, manifest: Manifest) -> None:
@@ -141,12 +145,14 @@ class ClusterState:
         for key in {*ours, *problems}:
             self.set_problems(key, tuple(problems.get(key, ())))
 
-    def set_problems(self, key: ObjectKey, problems: tuple[Problem, ...]) -> None:
-        """Say what is wrong with an object now; ``()``: nothing."""
+    def set_problems(self, key: ObjectKey, problems: tuple[Problem, ...]) -> bool:
+        """Say what is wrong with an object now; ``()``: nothing. Returns whether that is new."""
         before = self._problems.get(key, ())
-        if problems != before:
-            self._told.problems.setdefault(key, before)
-            _put(self._problems, key, problems or None)
+        if problems == before:
+            return False
+        self._told.problems.setdefault(key, before)
+        _put(self._problems, key, problems or None)
+        return True
 
     def _upsert_service(self, key: ObjectKey, manifest: Manifest) -> None:
         problems: list[Problem] = []

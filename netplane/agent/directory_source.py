@@ -1,39 +1,57 @@
-"""Manifests in files as a source: no API server needed.
+"""Files and directories of manifests as the source of changes: no API server is needed.
 
-Whatever changes, everything is read again and compared with what was held, so that objects may
-stand in for one another (Endpoints, Pods) and files may be split and joined at will. A file that
-is half written or unreadable costs nothing: what was held stays, and the fault is told until it is
-mended. Where everything seems to be gone, a second look must confirm it.
+A change of one file costs what is in that file, as long as all of it are Services and slices (and
+kinds that do not count). Where Endpoints or Pods stand in for slices, one object's meaning depends
+on all others', and where a Node or a faulty object is involved it is rare: then everything that
+the files say is made into a whole snapshot again.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import watchfiles
-
-from netplane.agent.changes import ClusterChange
-from netplane.agent.cluster_state import ClusterState
+from netplane.agent.changes import ClusterChange, ObjectKey
+from netplane.agent.cluster_state import FILE_KIND, ClusterState, eligible_node, key_of
 from netplane.agent.health import Clocks
+from netplane.agent.manifest_files import Change, ManifestFiles
 from netplane.core.model.cluster import build_snapshot
-from netplane.core.model.documents import Manifest, parse, safe_origin
-from netplane.core.model.snapshot import Snapshot
+from netplane.core.model.decoding import ENDPOINT_SLICE, ENDPOINTS, NODE, POD, SERVICE, Shape
+from netplane.core.model.documents import Manifest, safe_origin
+from netplane.core.model.problem import Problem
 from netplane.errors import InputError
 
-_SUFFIXES = (".json", ".yaml", ".yml")  # what kubectl reads in a directory
-_SETTLE = 0.5  # seconds within which an editor or a synchroniser puts back what it took away
-_DEBOUNCE_MS, _STEP_MS = 100, 20  # a burst of writes is one change
+if TYPE_CHECKING:
+    import watchfiles
+
+#: Seconds between looks at the directory where no event says that anything happened to it.
+LOOK = 5.0
+#: Seconds after which an emptied directory is looked at once more.
+SETTLE = 1.0
+_STEP = 10  # ms that no further event comes for before one is told of
+_DEBOUNCE = 50  # ms at most
+_COUNTED: Mapping[str, Shape[Any]] = {
+    shape.kind: shape for shape in (SERVICE, ENDPOINT_SLICE, ENDPOINTS, NODE, POD)
+}
+_PLAIN = frozenset({SERVICE.kind, ENDPOINT_SLICE.kind})
 
 
 class DirectorySource:
-    """Files and directories of manifests; a ``Source``.
+    """The manifests of some paths; a ``Source``.
+
+    It is in sync when every file could be read once: rules that a broken file accounts for are
+    not removed because the agent was started beside it.
 
     Args:
-        paths: Files, or directories whose manifests count (not those in directories below).
+        paths: Files, and directories with files in them; of two equal objects the later counts.
         node_name: Of the own Node.
-        on_fault: Told each new fault, safe to print.
+        clocks: ``monotonic`` for ``last_heard``, ``wall`` to compare with the times of files.
+        on_fault: Told each fault of a path or a file as it is met, safe to print.
+        settle: Seconds before an emptied directory is believed.
     """
 
     def __init__(
@@ -42,106 +60,195 @@ class DirectorySource:
         *,
         node_name: str,
         clocks: Clocks,
-        on_fault: Callable[[str], object],
+        on_fault: Callable[[str], object] | None = None,
+        settle: float = SETTLE,
     ) -> None:
-        self._paths = tuple(paths)
+        self._paths = [path.absolute() for path in paths]
+        self._node_name = node_name
         self._clocks = clocks
-        self._on_fault = on_fault
+        self._on_fault = on_fault or str
+        self._settle = settle
+        self._files = ManifestFiles(self._paths, clocks.wall)
         self._state = ClusterState(node_name)
+        self._owners: defaultdict[ObjectKey, dict[Path, Manifest]] = defaultdict(dict)
+        self._entangled: set[Path] = set()
         self._news = asyncio.Event()
-        self._in_sync = False
-        self._fault = ""
         self._heard = clocks.monotonic()
-
-    @property
-    def in_sync(self) -> bool:
-        """Everything has been read once without a fault."""
-        return self._in_sync
+        self.in_sync = False
+        self.fault = ""
 
     @property
     def last_heard(self) -> float:
-        """Now, as long as the files can be read; else when they last could."""
-        return self._heard if self._fault else self._clocks.monotonic()
+        """When the paths could last be looked at."""
+        return self._heard
 
     @property
     def patience(self) -> float:
-        """Files are read as they change: silence is normal, a fault is not."""
-        return 0.0
-
-    @property
-    def fault(self) -> str:
-        """What is wrong with the files now."""
-        return self._fault
-
-    def take(self) -> ClusterChange | None:
-        """What has changed since the last take."""
-        self._news.clear()
-        return self._state.take() if self._in_sync else None
-
-    async def wait(self) -> None:
-        """Until something was read, or cannot be read any more."""
-        await self._news.wait()
+        """They are looked at even if nothing happens."""
+        return 4 * LOOK
 
     async def run(self) -> None:
-        """Read, and read again whenever a file changes, until cancelled."""
-        await self._read()
+        """Follow the files until cancelled."""
         while True:
-            folders = {path if path.is_dir() else path.parent for path in self._paths}
-            present = [folder for folder in folders if folder.is_dir()]
-            if not present:
-                await asyncio.sleep(_SETTLE)
-                await self._read()
-                continue
-            watching = watchfiles.awatch(
-                *present,
-                debounce=_DEBOUNCE_MS,
-                step=_STEP_MS,
-                recursive=False,
-                # Also wakes without a change, for a folder that was replaced is watched no more.
-                yield_on_timeout=True,
-                rust_timeout=5_000,
-            )
-            async for _ in watching:
-                await self._read()
-                if any(not folder.is_dir() for folder in present):
-                    break
+            try:
+                async with aclosing(self._events()) as events:
+                    async for touched in events:
+                        if not await self._look(touched):
+                            break  # the directory may be another one now: watch that
+            except OSError as exc:
+                self._say(f"the manifests cannot be watched: {exc}")
+            await asyncio.sleep(self._settle)
 
-    async def _read(self) -> None:
-        """Read everything; what cannot be read changes nothing."""
+    def take(self) -> ClusterChange | None:
+        """What changed since the last take; None before every file has been read once."""
+        self._news.clear()
+        return self._state.take() if self.in_sync else None
+
+    async def wait(self) -> None:
+        """Until there is something to take, or the source is in sync, faulty or well again."""
+        await self._news.wait()
+
+    async def _events(self) -> AsyncGenerator[set[Path] | None, None]:
+        """The files that something happened to; None now and then, to look at all of them."""
+        import watchfiles  # together with anyio 60 ms, for this source only
+
+        # Of a file, the directory it is in: editors put a new file in its place.
+        watched = {path if path.is_dir() else path.parent for path in self._paths}
+        events = watchfiles.awatch(
+            *watched,
+            watch_filter=None,
+            debounce=_DEBOUNCE,
+            step=_STEP,
+            rust_timeout=round(LOOK * 1000),
+            yield_on_timeout=True,
+            recursive=False,
+        )
+        async with aclosing(events):
+            first = asyncio.ensure_future(anext(events))
+            try:
+                await asyncio.sleep(0)  # from here on it is watched, so nothing can be missed
+                yield None
+                yield _touched(await first)
+            finally:
+                first.cancel()
+                await asyncio.gather(first, return_exceptions=True)
+            async for changes in events:
+                yield _touched(changes)
+
+    async def _look(self, touched: set[Path] | None) -> bool:
+        """Read what changed, an emptied directory twice; returns whether the paths are there."""
         try:
-            snapshot = await asyncio.to_thread(self._load)
-            if not snapshot.services and self._state.services:
-                await asyncio.sleep(_SETTLE)
-                snapshot = await asyncio.to_thread(self._load)
+            changes = await asyncio.to_thread(self._files.read, touched)
+            if changes is None:
+                await asyncio.sleep(self._settle)
+                changes = await asyncio.to_thread(self._files.read, may_empty=True) or {}
         except InputError as exc:
-            self._set_fault(str(exc))
-            return
-        except OSError as exc:
-            self._set_fault(f"{safe_origin(str(exc.filename))}: {exc.strerror}")
-            return
-        self._set_fault("")
-        self._state.adopt(snapshot)
-        if not self._in_sync or self._state.changed:
-            self._in_sync = True
+            self._say(str(exc))
+            return False
+        self._heard = self._clocks.monotonic()
+        self._absorb(changes)
+        self._report_files()
+        faults = self._files.faults
+        if not self.in_sync and not faults:
+            self.in_sync = True
             self._news.set()
+        self._say("" if self.in_sync else _named(faults))
+        if self.in_sync and self._state.changed:
+            self._news.set()
+        return True
 
-    def _load(self) -> Snapshot:
-        manifests: list[Manifest] = []
-        for path in self._files():
-            manifests += parse(path.read_bytes(), origin=str(path))
-        return build_snapshot(manifests)
+    def _say(self, fault: str) -> None:
+        if fault != self.fault:
+            self.fault = fault
+            self._news.set()
+            if fault:
+                self._on_fault(fault)
 
-    def _files(self) -> Iterator[Path]:
-        for path in self._paths:
-            if path.is_dir():
-                yield from sorted(p for p in path.iterdir() if p.suffix in _SUFFIXES)
+    # --- from files to objects ----------------------------------------------------------------
+
+    def _absorb(self, changes: dict[Path, Change]) -> None:
+        was_entangled = bool(self._entangled)
+        touched: set[ObjectKey] = set()
+        for path, change in changes.items():
+            touched |= self._own(path, change)
+            if all(_is_simple(manifest) for manifest in change.after):
+                self._entangled.discard(path)
             else:
-                yield path
+                self._entangled.add(path)
+        if was_entangled or self._entangled or not all(key.kind in _PLAIN for key in touched):
+            node = self._owners.get(ObjectKey(NODE.kind, "", self._node_name))
+            eligible = eligible_node(self._last(node)) if node else True
+            self._state.adopt(build_snapshot(self._files.manifests), eligible=eligible)
+            return
+        for key in touched:
+            owners = self._owners.get(key)
+            if owners:
+                self._state.upsert(self._last(owners))
+            else:
+                self._state.delete(key)
 
-    def _set_fault(self, fault: str) -> None:
-        if fault and fault != self._fault:
-            self._on_fault(fault)
-        if fault != self._fault:
-            self._heard = self._clocks.monotonic()
-            self._news.set()
-        self._fault = fault
+    def _last(self, owners: Mapping[Path, Manifest]) -> Manifest:
+        """The one that counts, of what several files say of an object."""
+        return owners[max(owners, key=self._files.place)]
+
+    def _own(self, path: Path, change: Change) -> set[ObjectKey]:
+        """Note which objects a file has now; returns those of which it says something else."""
+        before, after = _counted(change.before), _counted(change.after)
+        touched = {
+            key for key in before.keys() | after.keys() if before.get(key) != after.get(key)
+        }
+        for key in touched:
+            manifest = after.get(key)
+            if manifest is not None:
+                self._owners[key][path] = manifest
+                continue
+            del self._owners[key][path]
+            if not self._owners[key]:
+                del self._owners[key]
+        return touched
+
+    def _report_files(self) -> None:
+        """Say of each file what is wrong with it, and of those that were that they are fine."""
+        faults = {
+            ObjectKey(FILE_KIND, "", safe_origin(str(path))): fault
+            for path, fault in self._files.faults.items()
+        }
+        for key in self._state.faulty(FILE_KIND) - faults.keys():
+            self._state.set_problems(key, ())
+        for key, fault in faults.items():
+            problem = Problem(FILE_KIND, "", key.name, "content", "", f"kept as it was: {fault}")
+            if self.in_sync and self._state.set_problems(key, (problem,)):
+                self._on_fault(str(problem))
+
+
+def _touched(changes: set[tuple[watchfiles.Change, str]]) -> set[Path] | None:
+    """The files of a batch of events; None for an empty one, which comes when nothing happens."""
+    return {Path(name) for _, name in changes} or None
+
+
+def _named(faults: Mapping[Path, str]) -> str:
+    """One of the files that cannot be used, and how many more there are."""
+    path, fault = min(faults.items())
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    return f"{safe_origin(str(path))}: {fault}{more}"
+
+
+def _counted(manifests: Iterable[Manifest]) -> dict[ObjectKey, Manifest]:
+    """The objects of a file that count, the last of each name."""
+    return {key_of(manifest): manifest for manifest in manifests if _shape_of(manifest)}
+
+
+def _is_simple(manifest: Manifest) -> bool:
+    """Whether an object's meaning is its own: a Service, a slice, a Node, or nothing for us."""
+    shape = _shape_of(manifest)
+    if shape is None:
+        return bool(manifest.kind and manifest.api_version)
+    stands_in = manifest.kind in {ENDPOINTS.kind, POD.kind}
+    return bool(manifest.name) and manifest.api_version in shape.api_versions and not stands_in
+
+
+def _shape_of(manifest: Manifest) -> Shape[Any] | None:
+    """The shape of a kind that counts; other groups have kinds of the same name."""
+    shape = _COUNTED.get(manifest.kind)
+    group = manifest.api_version.rpartition("/")[0]
+    return shape if shape and group == shape.api_versions[0].rpartition("/")[0] else None
