@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 
 from netplane.agent.changes import Source
-from netplane.agent.health import Clocks, Health
+from netplane.agent.health import Clocks, Health, family_label
 from netplane.agent.health_checks import HealthChecks, bind_addresses
 from netplane.agent.keeper import Keeper, Kept
 from netplane.agent.logs import Journal
@@ -138,7 +138,7 @@ class Loop:
         if change is not None and change.triggered is not None:
             late = self._parts.clocks.wall() - change.triggered
             for family in kept.plan.families:
-                label = f"IPv{family.family.value}"
+                label = family_label(family.family)
                 self._parts.metrics.programming_duration.labels(label).observe(max(0.0, late))
 
     def _failed(self, exc: Exception) -> None:
@@ -156,10 +156,7 @@ class Loop:
         parts = self._parts
         self._owed = bool(kept.outcome.failures)
         self._pause = _FIRST_PAUSE if self._owed else 0.0
-        now = parts.clocks.wall()
-        for family in kept.plan.families:
-            parts.metrics.synced(family.family, seconds=seconds, full=True, at=now)
-        parts.metrics.refused(kept.plan.problems)
+        self._measure(kept, seconds)
         if kept.outcome.changes and not wanted:
             self._repaired(seconds)
         elif kept.outcome:
@@ -179,10 +176,31 @@ class Loop:
             parts.notifier.ready()
         parts.notifier.status(f"{len(kept.plan.problems)} refused objects")
 
+    def _measure(self, kept: Kept, seconds: float) -> None:
+        """Say in numbers what a pass did."""
+        metrics, outcome = self._parts.metrics, kept.outcome
+        for family in kept.plan.families:
+            label = family_label(family.family)
+            metrics.synced(family.family, seconds=seconds, full=True, at=self._parts.clocks.wall())
+            flows = sum((":" in flow.destination) == (label == "IPv6") for flow in outcome.flows)
+            metrics.conntrack_deleted(family.family, flows, seconds)
+            if outcome.changes:
+                metrics.transactions.labels(label, "committed").inc()
+            metrics.generation_conflicts.labels(label).inc(outcome.attempts - 1)
+            inside = [p for p in family.ports if p.has_endpoints and not p.has_internal]
+            outside = [
+                p
+                for p in family.ports
+                if p.has_endpoints and p.externally_accessible and not p.has_external
+            ]
+            metrics.no_local_endpoints.labels(label, "internal").set(len(inside))
+            metrics.no_local_endpoints.labels(label, "external").set(len(outside))
+        metrics.refused(kept.plan.problems)
+
     def _repaired(self, seconds: float) -> None:
         """Somebody had changed our rules, and they are as they were again."""
         for family in self._parts.keeper.families:
-            label = f"IPv{family.value}"
+            label = family_label(family)
             self._parts.metrics.drift_found.labels(label).inc()
             self._parts.metrics.drift_repaired.labels(label).inc()
             self._parts.metrics.repair_duration.labels(label).observe(seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import os
 import signal
 import sys
@@ -40,7 +41,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         netns: The named namespace to keep; None for this one.
         make_source: Makes the source once the event loop runs.
-        level: The least level of ``logging`` that is said.
+        verbose: Say what was done, too, not only what went wrong.
     """
 
     config: Config
@@ -48,7 +49,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     make_source: Callable[[Journal], Source]
     take_over: bool = False
     log_json: bool = False
-    level: int = 30
+    verbose: bool = False
 
 
 def run(settings: Settings) -> None:
@@ -75,7 +76,8 @@ async def _until_told(settings: Settings, namespace: Namespace) -> None:
 
 async def _keep(settings: Settings, namespace: Namespace) -> None:
     config = settings.config
-    journal = Journal(_say, CLOCKS, json=settings.log_json, level=settings.level)
+    level = logging.INFO if settings.verbose else logging.WARNING
+    journal = Journal(_say, CLOCKS, json=settings.log_json, level=level)
     source = settings.make_source(journal)
     health = Health(
         families=tuple(Family),

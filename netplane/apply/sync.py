@@ -48,12 +48,15 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         also: What else it changed, in words: a kernel parameter, retired rules.
         flows: UDP conntrack entries deleted.
         failures: Steps after the rules that failed, in words; () means all is done.
+        attempts: How often the rules were committed: more than once where another process was
+            quicker.
     """
 
     changes: Changes
     also: tuple[str, ...] = ()
     flows: tuple[Flow, ...] = ()
     failures: tuple[str, ...] = ()
+    attempts: int = 1
 
     def __bool__(self) -> bool:
         return bool(self.changes or self.also or self.flows)
@@ -121,7 +124,11 @@ class Sync:
         for family in self.plan.families:
             attempt(flows, partial(self._clean_flows, family))
         return Outcome(
-            changes=changes, also=tuple(also), flows=tuple(flows), failures=tuple(failures)
+            changes=changes,
+            also=tuple(also),
+            flows=tuple(flows),
+            failures=tuple(failures),
+            attempts=max(1, len(self._tried)),
         )
 
     def _commit_rules(self) -> Changes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,7 +50,7 @@ def command(
             make_source=_source(call, config, kubeconfig),
             take_over=call.take_over,
             log_json=ctx.params["log_format"] == "json",
-            level=logging.INFO if call.verbose else logging.WARNING,
+            verbose=bool(call.verbose),
         )
     )
     return 0
