@@ -15,16 +15,19 @@ import contextlib
 import errno
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 from netplane.apply.netns import Namespace
 from netplane.apply.nfnetlink_errors import batch_error, describe, transaction_error
 from netplane.core.model.address import Family
-from netplane.core.nftables.layout import TABLE, SetLayout
+from netplane.core.nftables.layout import TABLE, Key, Keys, SetLayout, Value
+from netplane.core.nftables.record import Record
+from netplane.core.nftables.record import read_request as record_request
 from netplane.core.nftables.wire import (
     PROTOCOL_FAMILY,
+    TABLE_ATTRIBUTE,
     Answer,
     Message,
     MessageFlag,
@@ -35,12 +38,21 @@ from netplane.core.nftables.wire import (
     batch,
     frame,
     read_number,
-    read_text,
     replies,
     text,
 )
+from netplane.core.nftables.wire_compare import Compared, Comparison
 from netplane.core.nftables.wire_dump import Dump, DumpReader
 from netplane.core.nftables.wire_elements import dump_request
+from netplane.core.nftables.wire_structure import (
+    Replies,
+    Structure,
+    anonymous_sets,
+    chain_of,
+    read_structure,
+    record_in,
+    table_of_body,
+)
 from netplane.errors import ApplyError, BusyError, RefusedError, StaleError, WireError
 
 # Linux's numbers; the socket module has none of them (linux/netlink.h, asm-generic/socket.h).
@@ -63,6 +75,8 @@ _NFTA_TABLE_NAME = 1
 _NFTA_CHAIN_TABLE = 1
 _NFTA_CHAIN_NAME = 3
 _NFGEN_SIZE = 4
+_ABSENT = frozenset({errno.ENOENT, errno.EAFNOSUPPORT})
+_T = TypeVar("_T")
 
 
 class NfnetlinkSocket:
@@ -114,32 +128,94 @@ class NfnetlinkSocket:
             RefusedError: There is no such table or set (errno ENOENT).
             StaleError: The set changed each time while it was being read.
         """
-        request = dump_request(layout, family)
-        for _ in range(_DUMP_ATTEMPTS):
+
+        def read(bodies: Iterator[bytes]) -> Dump | None:
             reader = DumpReader(layout, family)
-            consistent = True
-            for reply in self._ask(request):
-                consistent &= not reply.flags & MessageFlag.NLM_F_DUMP_INTR
-                if reply.kind == MessageType.NFT_MSG_NEWSETELEM:
-                    reader.feed(reply.body)
-            if consistent and not reader.repeated:
-                return reader.finish()
-        raise StaleError(f"the set {layout.name} kept changing while it was read; observe again")
+            for body in bodies:
+                reader.feed(body)
+            return None if reader.repeated else reader.finish()
+
+        return self._consistently(dump_request(layout, family), read)
+
+    def compare_elements(
+        self, family: Family, layout: SetLayout, wanted: dict[Key, Value]
+    ) -> Compared | None:
+        """The elements of one set, told by how they differ; None where some are none of ours.
+
+        Raises:
+            RefusedError: There is no such table or set (errno ENOENT).
+            StaleError: The set changed each time while it was being read.
+        """
+
+        def read(bodies: Iterator[bytes]) -> Comparison | None:
+            comparison = Comparison(layout, family, wanted)
+            for body in bodies:
+                comparison.feed(body)
+            return None if comparison.repeated else comparison
+
+        comparison = self._consistently(dump_request(layout, family), read)
+        return None if comparison.foreign else comparison.finish()
 
     def chains(self, family: Family) -> frozenset[str]:
         """The names of our table's chains; empty where there is no table."""
-        request = Message(MessageType.NFT_MSG_GETCHAIN, MessageFlag.NLM_F_DUMP, family, b"")
+        return frozenset(map(chain_of, self._ours(MessageType.NFT_MSG_GETCHAIN, family)))
+
+    def structure(self, family: Family) -> Structure | None:
+        """What our table is besides its elements; None where there is no table.
+
+        Raises:
+            StaleError: It changed each time while it was being read.
+        """
+        name = Message(MessageType.NFT_MSG_GETTABLE, 0, family, TABLE_ATTRIBUTE)
+        try:
+            (table,) = [reply.body for reply in self._ask(name)]
+        except RefusedError as exc:
+            if exc.errno in _ABSENT:
+                return None
+            raise
+        sets = self._ours(MessageType.NFT_MSG_GETSET, family)
+        anonymous = {}
+        for nameless in anonymous_sets(sets):
+            request = dump_request(SetLayout(nameless, Keys.ADDRESS), family)
+            anonymous[nameless] = self._consistently(request, list)
+        chains = self._ours(MessageType.NFT_MSG_GETCHAIN, family)
+        rules = self._ours(MessageType.NFT_MSG_GETRULE, family)
+        return read_structure(Replies(table, chains, rules, sets, anonymous))
+
+    def record(self, family: Family) -> Record | None:
+        """What netplane has noted in our table; None where it has not."""
+        for body in self._consistently(record_request(family), list):
+            record = record_in(body)
+            if record is not None:
+                return record
+        return None
+
+    def _ours(self, kind: MessageType, family: Family) -> list[bytes]:
+        """The objects of one kind in our table; newer kernels leave others' out themselves."""
+        request = Message(kind, MessageFlag.NLM_F_DUMP, family, TABLE_ATTRIBUTE)
+
+        def read(bodies: Iterator[bytes]) -> list[bytes]:
+            return [body for body in bodies if table_of_body(body) == TABLE_ATTRIBUTE]
+
+        return self._consistently(request, read)
+
+    def _consistently(self, request: Message, read: Callable[[Iterator[bytes]], _T | None]) -> _T:
+        """Read a dump until it is of one moment, and ``read`` says it is whole (not None)."""
         for _ in range(_DUMP_ATTEMPTS):
-            names = set()
-            consistent = True
-            for reply in self._ask(request):
-                consistent &= not reply.flags & MessageFlag.NLM_F_DUMP_INTR
-                table, name = _table_and_chain(reply.body)
-                if table == TABLE:
-                    names.add(name)
-            if consistent:
-                return frozenset(names)
-        raise StaleError("the chains kept changing while they were read; observe again")
+            interrupted = False
+
+            def bodies() -> Iterator[bytes]:
+                nonlocal interrupted
+                for reply in self._ask(request):
+                    interrupted |= bool(reply.flags & MessageFlag.NLM_F_DUMP_INTR)
+                    if reply.kind >= MessageType.NFT_MSG_NEWTABLE:
+                        yield reply.body
+
+            found = read(bodies())
+            if found is not None and not interrupted:
+                return found
+        what = f"the set {request.layout.name}" if request.layout is not None else "the table"
+        raise StaleError(f"{what} kept changing while it was read; observe again")
 
     def has_chain(self, family: Family, table: str, chain: str) -> bool:
         """Whether anybody's table has this chain: asked for by name, however many there are."""
@@ -156,7 +232,7 @@ class NfnetlinkSocket:
         try:
             return bool(list(self._ask(request)))
         except RefusedError as exc:
-            if exc.errno in {errno.ENOENT, errno.EAFNOSUPPORT}:
+            if exc.errno in _ABSENT:
                 return False
             raise
 
@@ -301,7 +377,7 @@ class NfnetlinkSocket:
 
 def _ask_error(said: Answer, request: Message) -> ApplyError:
     """What an error that answers a question means."""
-    if said.errno in {errno.ENOENT, errno.EAFNOSUPPORT}:
+    if said.errno in _ABSENT:
         name = f"set {request.layout.name}" if request.layout is not None else "table"
         words = describe(said.errno, said.words)
         return RefusedError(f"no {name} in the table {TABLE}: {words}", errno=said.errno)
@@ -313,14 +389,3 @@ def _socket_error(exc: OSError, timeout: float) -> ApplyError:
     if isinstance(exc, TimeoutError):
         return BusyError(f"the kernel did not answer within {timeout:.0f} s; try again")
     return batch_error(Answer(0, exc.errno or 0))
-
-
-def _table_and_chain(body: bytes) -> tuple[str, str]:
-    """The names in a NEWCHAIN message, from its ``nfgenmsg`` on."""
-    table = chain = ""
-    for kind, start, end in attributes(body, _NFGEN_SIZE, len(body)):
-        if kind == _NFTA_CHAIN_TABLE:
-            table = read_text(body, start, end)
-        elif kind == _NFTA_CHAIN_NAME:
-            chain = read_text(body, start, end)
-    return table, chain

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from netplane.core.model.address import Family
 from netplane.core.nftables.wire import Answer, Message
 from netplane.core.nftables.wire_places import Place, locate
 from netplane.errors import ApplyError, BusyError, PrivilegeError, RefusedError, StaleError
@@ -30,6 +31,7 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
         words: The kernel's explanation, or what the number means.
         offset: Of the attribute complained of, from the message's start; 0 where unknown.
         place: The element or chain that is; None where the kernel named neither.
+        family: Of the table.
     """
 
     message: int
@@ -37,6 +39,7 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     words: str
     offset: int = 0
     place: Place | None = None
+    family: Family = Family.IPV4
 
     def __str__(self) -> str:
         return f"{self.place or f'message {self.message}'}: {self.words}"
@@ -95,6 +98,7 @@ def transaction_error(
             words=describe(answer.errno, answer.words),
             offset=answer.offset,
             place=locate(messages[index], answer.offset),
+            family=messages[index].family,
         )
         for index, answer in answers
     )

@@ -170,6 +170,20 @@ def picks_apart(delta: Delta) -> tuple[Delta, Delta]:
     return first, rest
 
 
+def made_by_nft(delta: Delta) -> tuple[Delta, Delta]:
+    """The part of a new table that only nft can translate, and the rest, which follows it.
+
+    Without elements the program serves nobody and refuses nobody.
+    """
+    picks = {name: rules for name, rules in delta.chains.items() if Pick.parse(name)}
+    by_nft = msgspec.structs.replace(
+        delta,
+        chains={name: rules for name, rules in delta.chains.items() if name not in picks},
+        elements={},
+    )
+    return by_nft, Delta(family=delta.family, chains=picks, elements=delta.elements)
+
+
 def is_elementary(delta: Delta) -> bool:
     """Whether only elements and chains change: what netlink messages of ours may say."""
     return not (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -12,6 +12,19 @@ from netplane.core.plan.port import Backend
 
 #: Stands in a SLOTS value where the kernel has no element for a slot below its highest one.
 HOLE: Final = Backend("", 0)
+
+
+class Count(NamedTuple):
+    """What an element's counter has counted."""
+
+    packets: int
+    octets: int
+
+
+NO_COUNT: Final = Count(0, 0)
+
+#: Whole counters of single elements, by set name, key and slot (-1 where there are no slots).
+Counts: TypeAlias = dict[str, dict[tuple[Key, int], Count]]
 
 #: Packets per element: of a VERDICT map one number, of a SLOTS map one per slot.
 Counters: TypeAlias = dict[str, dict[Key, tuple[int, ...]]]
@@ -31,7 +44,10 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
         elements: By set name; every set of SETS is present. A verdict that is not ``goto`` keeps
             its word: Verdict("jump pick-3").
         unreadable: Sets with elements that are none of ours in form (ranges, foreign protocols).
-        counters: By set name and key; zeros for sets without counters.
+        counters: By set name and key; zeros for sets without counters. Empty where nobody wants
+            to know them.
+        counts: Of elements that are not as was expected, where netlink told: what replaces them
+            can go on counting.
     """
 
     family: Family
@@ -44,3 +60,4 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     elements: Elements = msgspec.field(default_factory=lambda: {s.name: {} for s in SETS})
     unreadable: frozenset[str] = frozenset()
     counters: Counters = msgspec.field(default_factory=lambda: {s.name: {} for s in SETS})
+    counts: Counts = msgspec.field(default_factory=dict)

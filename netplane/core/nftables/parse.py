@@ -23,6 +23,7 @@ from netplane.core.nftables.layout import (
 )
 from netplane.core.nftables.listing import read_listing
 from netplane.core.nftables.observed import HOLE, Counters, Observed
+from netplane.core.nftables.program import RECORD_CHAIN
 from netplane.core.plan.port import Backend
 
 AFFINITY_PREFIX = "affinity-"
@@ -70,7 +71,7 @@ def parse_table(text: str, family: Family) -> Observed:
         exists=True,
         lines=listing.lines,
         sets={n: d for n, d in listing.sets.items() if n not in affinity},
-        chains=listing.chains,
+        chains={n: rules for n, rules in listing.chains.items() if n != RECORD_CHAIN},
         affinity_sets={name: _timeout(lines, family) for name, lines in affinity.items()},
         others=listing.others,
         elements=elements,

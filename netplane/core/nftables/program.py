@@ -19,6 +19,8 @@ from netplane.core.plan.port import Backend, PortPlan
 
 #: The chain that no packet reaches; its only rule's comment has the program's digest.
 DIGEST_CHAIN = "program"
+#: Another one: its rule's comment says what the kernel has made of the program.
+RECORD_CHAIN = "record"
 
 _PICK = re.compile(r"(nodeport-)?(masquerade-|local-)?pick-([1-9][0-9]*)")
 _AFFINITY = re.compile(r"((masquerade-|local-)?sticky|endpoint)-[a-z2-7]{16}-.+")

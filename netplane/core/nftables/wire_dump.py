@@ -49,6 +49,7 @@ from netplane.errors import WireError
 _NFGEN_SIZE = 4
 _NFTA_SET_ELEM_EXPR = 7
 _NFTA_EXPR_DATA = 2
+_NFTA_COUNTER_BYTES = 1
 _NFTA_COUNTER_PACKETS = 2
 _NFT_JUMP: Final = -3
 _VERDICT_WORDS: Final = {code: word for word, code in VERDICT_CODES.items()}
@@ -59,8 +60,8 @@ _DATA_TYPE = attribute_header(NFTA_SET_ELEM_DATA, 0)[2:]
 _COMMENT_HEAD = 6
 _COMMENT_TYPES = attribute_header(NFTA_SET_ELEM_USERDATA, 0)[2:] + b"\0"
 # EXPR{NAME "counter", DATA{BYTES, PACKETS}}: headers, the bytes counted, a header, the packets.
-_COUNTER = struct.Struct(">24s8x4sQ")
-_COUNTER_HEADERS = (
+COUNTER = struct.Struct(">24s8x4sQ")
+COUNTER_HEADERS = (
     attribute_header(_NFTA_SET_ELEM_EXPR, 40)
     + attribute(1, b"counter\0")
     + attribute_header(_NFTA_EXPR_DATA, 24)
@@ -83,7 +84,7 @@ class Dump(NamedTuple):
 
 
 class RawElement(NamedTuple):
-    """An element's parts, not interpreted; ``packets`` is -1 without a counter."""
+    """An element's parts, not interpreted; ``packets`` and ``octets`` are -1 without a counter."""
 
     key: bytes
     key_end: bytes
@@ -91,6 +92,7 @@ class RawElement(NamedTuple):
     verdict: str
     comment: str
     packets: int
+    octets: int
 
 
 _Slots: TypeAlias = dict[bytes, dict[bytes, tuple[bytes, int]]]
@@ -186,7 +188,7 @@ class DumpReader:
         except WireError:
             return False
         frontend, slot, backend, packets = row.unpack_from(body, start)
-        return raw == (frontend + slot, b"", backend, "", "", packets)
+        return raw[:6] == (frontend + slot, b"", backend, "", "", packets)
 
     def _feed_verdicts(self, body: bytes, start: int, end: int) -> int:
         """Read the elements of a verdict map while they are built as kernels build them.
@@ -198,7 +200,7 @@ class DumpReader:
         headers = attribute_header(NFTA_SET_ELEM_KEY, 4 + self._key_size)
         headers += attribute_header(NFTA_DATA_VALUE, self._key_size)
         expected = (_ELEMENT_TYPE, headers, _DATA_TYPE)
-        counted = _COUNTER.size if self._layout.counter else 0
+        counted = COUNTER.size if self._layout.counter else 0
         unpack_key = key_unpacker(self._layout.keys, self._family)
         chains: dict[bytes, str] = {}  # a few for every Service
         elements, counts, packets = self._elements, self._packets, 0
@@ -210,8 +212,8 @@ class DumpReader:
             if (kind, inner, data_kind) != expected or last > end or position + counted > last:
                 break
             if counted:
-                before, between, packets = _COUNTER.unpack_from(body, position)
-                if (before, between) != _COUNTER_HEADERS:
+                before, between, packets = COUNTER.unpack_from(body, position)
+                if (before, between) != COUNTER_HEADERS:
                     break
                 position += counted
             comment = _fast_comment(body[position:last])
@@ -301,7 +303,7 @@ def read_element(body: bytes, start: int, end: int) -> RawElement:
     """
     key = key_end = value = b""
     verdict = comment = ""
-    packets = -1
+    packets = octets = -1
     for kind, first, last in attributes(body, start, end):
         if kind == NFTA_SET_ELEM_KEY:
             key = _read_value(body, first, last)
@@ -312,10 +314,10 @@ def read_element(body: bytes, start: int, end: int) -> RawElement:
         elif kind == NFTA_SET_ELEM_USERDATA:
             comment = _read_comment(body[first:last])
         elif kind == _NFTA_SET_ELEM_EXPR:
-            packets = _read_counter(body, first, last)
+            packets, octets = _read_counter(body, first, last)
     if not key or (key_end and len(key_end) != len(key)):
         raise WireError("an element without a whole key", start)
-    return RawElement(key, key_end, value, verdict, comment, packets)
+    return RawElement(key, key_end, value, verdict, comment, packets, octets)
 
 
 def _read_value(body: bytes, start: int, end: int) -> bytes:
@@ -377,11 +379,14 @@ def _fast_comment(raw: bytes) -> str | None:
     return None
 
 
-def _read_counter(body: bytes, start: int, end: int) -> int:
-    """The packets of a counter expression; -1 where it is something else."""
+def _read_counter(body: bytes, start: int, end: int) -> tuple[int, int]:
+    """The packets and bytes of a counter expression; -1 where it is something else."""
     for kind, first, last in attributes(body, start, end):
         if kind == _NFTA_EXPR_DATA:
-            for inner, low, high in attributes(body, first, last):
-                if inner == _NFTA_COUNTER_PACKETS and high - low == 8:  # noqa: PLR2004 (a u64)
-                    return int.from_bytes(body[low:high], "big")
-    return -1
+            counted = {
+                inner: int.from_bytes(body[low:high], "big")
+                for inner, low, high in attributes(body, first, last)
+                if high - low == 8  # noqa: PLR2004 (a u64)
+            }
+            return counted.get(_NFTA_COUNTER_PACKETS, -1), counted.get(_NFTA_COUNTER_BYTES, -1)
+    return -1, -1

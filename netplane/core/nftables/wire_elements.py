@@ -27,7 +27,6 @@ from netplane.core.nftables.wire import (
     MessageType,
     attribute,
     attribute_header,
-    nested,
     number,
     text,
 )
@@ -250,7 +249,7 @@ def _verdict_packer(layout: SetLayout, family: Family) -> Callable[[Key, Verdict
         chain, comment = verdict
         value = values.get(chain)
         if value is None:
-            value = values[chain] = _verdict_value(chain)
+            value = values[chain] = verdict_value(chain)
         if comment:
             value += comment_attribute(comment)
         head = heads.get(len(value))
@@ -262,12 +261,12 @@ def _verdict_packer(layout: SetLayout, family: Family) -> Callable[[Key, Verdict
     return pack
 
 
-def _verdict_value(chain: str) -> bytes:
-    """``DATA{VERDICT{CODE, [CHAIN]}}``."""
+def verdict_value(chain: str, nesting: int = NLA_F_NESTED) -> bytes:
+    """``DATA{VERDICT{CODE, [CHAIN]}}``; a dump has it without the flag of nested attributes."""
     code = VERDICT_CODES.get(chain, NFT_GOTO)
     target = text(NFTA_VERDICT_CHAIN, chain) if code == NFT_GOTO else b""
-    verdict = nested(NFTA_DATA_VERDICT, number(NFTA_VERDICT_CODE, code & 0xFFFFFFFF), target)
-    return nested(NFTA_SET_ELEM_DATA, verdict)
+    told = number(NFTA_VERDICT_CODE, code & 0xFFFFFFFF) + target
+    return attribute(NFTA_SET_ELEM_DATA | nesting, attribute(NFTA_DATA_VERDICT | nesting, told))
 
 
 def comment_attribute(comment: str) -> bytes:

@@ -31,11 +31,12 @@ from netplane.core.nftables.wire_elements import (
 )
 from netplane.core.nftables.wire_keys import ADDRESS_SIZE, SLOT
 
-_NFTA_CHAIN_NAME: Final = 3
-_NFTA_RULE_CHAIN: Final = 2
-_NFTA_RULE_EXPRESSIONS: Final = 4
-_NFTA_EXPR_NAME: Final = 1
-_NFTA_EXPR_DATA: Final = 2
+NFTA_CHAIN_NAME: Final = 3
+NFTA_RULE_CHAIN: Final = 2
+NFTA_RULE_EXPRESSIONS: Final = 4
+NFTA_RULE_USERDATA: Final = 7
+NFTA_EXPR_NAME: Final = 1
+NFTA_EXPR_DATA: Final = 2
 _WORD: Final = 4  # bytes of a 32-bit register
 _REG_VERDICT: Final = 0
 _REG_1: Final = 1  # NFT_REG_1, 16 bytes, the same place as NFT_REG32_00
@@ -47,6 +48,7 @@ _TRANSPORT_HEADER: Final = 2  # NFT_PAYLOAD_TRANSPORT_HEADER
 _DESTINATION_OFFSET: Final = {Family.IPV4: 16, Family.IPV6: 24}
 _NFPROTO: Final = {Family.IPV4: 2, Family.IPV6: 10}
 _ALL: Final = 0xFFFFFFFF
+_NFT_RETURN: Final = -5
 
 _MARK = re.compile(r"meta mark set meta mark \| (0x[0-9a-f]{1,8})")
 _PICK = re.compile(
@@ -62,15 +64,15 @@ def new_chain(family: Family, name: str) -> Message:
         MessageType.NFT_MSG_NEWCHAIN,
         MessageFlag.NLM_F_CREATE,
         family,
-        TABLE_ATTRIBUTE + text(_NFTA_CHAIN_NAME, name),
+        TABLE_ATTRIBUTE + text(NFTA_CHAIN_NAME, name),
         chain=name,
     )
 
 
 def delete_chain(family: Family, name: str) -> tuple[Message, Message]:
     """The messages that delete a chain's rules and then the chain, which nothing may point to."""
-    flushed = TABLE_ATTRIBUTE + text(_NFTA_RULE_CHAIN, name)
-    deleted = TABLE_ATTRIBUTE + text(_NFTA_CHAIN_NAME, name)
+    flushed = TABLE_ATTRIBUTE + text(NFTA_RULE_CHAIN, name)
+    deleted = TABLE_ATTRIBUTE + text(NFTA_CHAIN_NAME, name)
     return (
         Message(MessageType.NFT_MSG_DELRULE, 0, family, flushed, chain=name),
         Message(MessageType.NFT_MSG_DELCHAIN, 0, family, deleted, chain=name),
@@ -87,8 +89,8 @@ def new_rule(family: Family, chain: str, rule: str) -> Message | None:
         MessageFlag.NLM_F_CREATE | MessageFlag.NLM_F_APPEND,
         family,
         TABLE_ATTRIBUTE
-        + text(_NFTA_RULE_CHAIN, chain)
-        + nested(_NFTA_RULE_EXPRESSIONS, *expressions),
+        + text(NFTA_RULE_CHAIN, chain)
+        + nested(NFTA_RULE_EXPRESSIONS, *expressions),
         chain=chain,
     )
 
@@ -106,6 +108,16 @@ def new_chains(family: Family, chains: dict[str, tuple[str, ...]]) -> list[Messa
                 return None
             messages.append(message)
     return messages
+
+
+def commented_return(comment: str) -> bytes:
+    """The attributes of a rule ``return comment "..."``, after those that name its chain."""
+    verdict = nested(NFTA_DATA_VERDICT, number(NFTA_VERDICT_CODE, _NFT_RETURN & _ALL))
+    returns = _expression("immediate", number(1, _REG_VERDICT), nested(2, verdict))
+    raw = comment.encode() + b"\0"
+    # NFTNL_UDATA_RULE_COMMENT, a type-length-value of one byte each.
+    userdata = attribute(NFTA_RULE_USERDATA, bytes((0, len(raw))) + raw)
+    return nested(NFTA_RULE_EXPRESSIONS, returns) + userdata
 
 
 def _expressions(family: Family, rule: str) -> tuple[bytes, ...] | None:
@@ -195,8 +207,8 @@ def _goto(chain: str) -> bytes:
 
 
 def _expression(name: str, *attributes: bytes) -> bytes:
-    data = nested(_NFTA_EXPR_DATA, *attributes)
-    return nested(NFTA_LIST_ELEM, text(_NFTA_EXPR_NAME, name), data)
+    data = nested(NFTA_EXPR_DATA, *attributes)
+    return nested(NFTA_LIST_ELEM, text(NFTA_EXPR_NAME, name), data)
 
 
 def _host_number(value: int) -> bytes:

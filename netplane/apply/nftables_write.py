@@ -1,0 +1,205 @@
+"""Deltas to the kernel: elements and pick chains by netlink, what only nft can translate by nft.
+
+a table that is not there     nft loads the program, small whatever the cluster; then everything
+                              else follows by netlink, data before the verdicts
+a change of elements, picks   netlink alone
+the program, sticky chains    nft, with the elements that belong to them in its transaction
+a layout that is replaced     nft, everything in one transaction
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import re
+import time
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import NamedTuple
+
+from netplane.apply.nfnetlink import NfnetlinkSocket
+from netplane.apply.nfnetlink_commit import commit_all, following
+from netplane.apply.nfnetlink_errors import Refusal
+from netplane.apply.nftables_tool import NftTool
+from netplane.core.model.address import Family
+from netplane.core.nftables.diff import Delta, is_elementary, made_by_nft, picks_apart, postponed
+from netplane.core.nftables.record import NOTHING, Record, Wanted, write_record
+from netplane.core.nftables.text import script
+from netplane.core.nftables.wire import Message
+from netplane.core.nftables.wire_rules import delete_chain, new_chains
+from netplane.core.nftables.wire_transactions import transactions
+from netplane.errors import BusyError, RefusedError, StaleError
+
+# Before Linux 6.2 a chain stays "busy" for the rest of the transaction that deletes the last
+# element leading to it, and until the kernel has freed that element (kube-proxy waits 1 s, too).
+_BUSY_CHAINS_BEFORE = (6, 2)
+_FREED_WITHIN = 3.0
+_FREED_POLL = 0.05
+
+
+class Written(NamedTuple):
+    """What became of a write.
+
+    Attributes:
+        generation: Of the ruleset afterwards, if nobody else has written meanwhile.
+        refused: What the kernel refused; everything else is written.
+        transactions: How many were committed.
+    """
+
+    generation: int
+    refused: tuple[Refusal, ...] = ()
+    transactions: int = 0
+
+    def and_then(self, later: Written) -> Written:
+        """Both, one after the other."""
+        return Written(
+            later.generation,
+            self.refused + later.refused,
+            self.transactions + later.transactions,
+        )
+
+
+class Writer:
+    """Writes to our tables in one namespace.
+
+    Args:
+        link: The namespace's nftables.
+        tool: Its nft.
+        postpone: Delete chains after everything else, in a transaction of their own; None leaves
+            that to the kernel's version.
+    """
+
+    def __init__(
+        self, link: NfnetlinkSocket, tool: NftTool, *, postpone: bool | None = None
+    ) -> None:
+        self._link = link
+        self._tool = tool
+        self._postpone = _chains_stay_busy() if postpone is None else postpone
+
+    def write(self, deltas: Iterable[Delta], generation: int) -> Written:
+        """Write what differs, onto the ruleset that was observed.
+
+        Raises:
+            StaleError: Somebody has written to nftables since; what came before that is written.
+            RefusedError: nft refused something; ``written`` says what stays.
+            ToolError: nft failed.
+        """
+        deltas = tuple(filter(None, deltas))
+        if not self._postpone:
+            return self._write(deltas, generation)
+        written = self._write([postponed(delta)[0] for delta in deltas], generation)
+        later = tuple(filter(None, (postponed(delta)[1] for delta in deltas)))
+        deadline = time.monotonic() + _FREED_WITHIN
+        while later:
+            try:
+                return written.and_then(self._write(later, written.generation))
+            except RefusedError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_FREED_POLL)
+        return written
+
+    def note(self, wanted: Iterable[tuple[Family, Wanted]], written: Written) -> int:
+        """Record what has been written; returns the ruleset's generation afterwards.
+
+        Where somebody else has written meanwhile there is nothing to vouch for, and the next run
+        looks for itself.
+        """
+        messages: list[Message] = []
+        generation = following(written.generation)
+        for family, digests in wanted:
+            structure = self._link.structure(family)
+            if structure is None:
+                continue
+            record = Record(
+                structure.digest,
+                digests.text,
+                NOTHING if written.refused else digests.elements,
+                generation,
+            )
+            messages += write_record(family, record, exists=structure.has_record)
+        with contextlib.suppress(StaleError, BusyError):
+            self._link.commit(messages, generation=written.generation)
+            return generation
+        return written.generation
+
+    def _write(self, deltas: Sequence[Delta], generation: int) -> Written:
+        """Write by netlink what netlink can, the rest by nft."""
+        series = [_messages(delta) for delta in deltas]
+        said = [messages for messages in series if messages is not None]
+        if len(said) == len(series):
+            return self._send(said, generation)
+        written = Written(generation)
+        parts = [_Parts.of(delta) for delta in deltas]
+        before = [part.before for part in parts if part.before]
+        if before:
+            written = self._send([_said(delta) for delta in before], generation)
+        else:
+            self._require(generation)
+        told = "new pick chains, which no packet reaches" if before else ""
+        self._tool.load("".join(script(part.by_nft) for part in parts), written=told)
+        written = written.and_then(Written(following(written.generation), (), 1))
+        after = [part.after for part in parts if part.after]
+        if after:
+            sent = self._send([_said(delta) for delta in after], written.generation)
+            written = written.and_then(sent)
+        return written
+
+    def _send(self, series: Sequence[list[list[Message]]], generation: int) -> Written:
+        """Commit the transactions of each family by netlink, as one where each has one."""
+        merged = [*chain.from_iterable(series)]
+        if all(len(messages) == 1 for messages in series):
+            merged = [[*chain.from_iterable(merged)]]
+        outcome = commit_all(self._link, merged, generation=generation)
+        return Written(
+            generation if outcome.generation is None else outcome.generation,
+            outcome.refused,
+            outcome.transactions,
+        )
+
+    def _require(self, generation: int) -> None:
+        """Nobody has written since; nft itself checks that nobody does while it loads."""
+        if self._link.generation() != generation:
+            raise StaleError("the ruleset was changed after it was read; observe again")
+
+
+class _Parts(NamedTuple):
+    """A delta that takes nft: what netlink says before, what nft says, what netlink says after."""
+
+    before: Delta
+    by_nft: Delta
+    after: Delta
+
+    @classmethod
+    def of(cls, delta: Delta) -> _Parts:
+        """Cut a delta."""
+        nothing = Delta(family=delta.family)
+        if delta.create:
+            by_nft, after = made_by_nft(delta)
+            return cls(nothing, by_nft, after)
+        before, rest = picks_apart(delta)
+        return cls(before, rest, nothing)
+
+
+def _said(delta: Delta) -> list[list[Message]]:
+    messages = _messages(delta)
+    assert messages is not None, "netlink can say it all"
+    return messages
+
+
+def _messages(delta: Delta) -> list[list[Message]] | None:
+    """The netlink transactions of a delta; None where it takes nft to say it."""
+    if not is_elementary(delta):
+        return None
+    chains = new_chains(delta.family, delta.chains)
+    if chains is None:
+        return None
+    flushed = [delete_chain(delta.family, name)[0] for name in delta.flush_chains]
+    gone = [m for name in delta.delete_chains for m in delete_chain(delta.family, name)]
+    return list(transactions(delta.family, delta.elements, before=[*flushed, *chains], after=gone))
+
+
+def _chains_stay_busy() -> bool:
+    """Whether this kernel cannot delete a chain together with the elements that lead to it."""
+    release = re.match(r"([0-9]+)\.([0-9]+)", platform.release())
+    return release is not None and (int(release[1]), int(release[2])) < _BUSY_CHAINS_BEFORE
