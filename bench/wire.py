@@ -26,7 +26,7 @@ from netplane.core.nftables.diff import ElementDelta
 from netplane.core.nftables.layout import SETS, Key, Value, Verdict
 from netplane.core.nftables.program import render_program
 from netplane.core.nftables.wire import Message
-from netplane.core.nftables.wire_dump import DumpReader
+from netplane.core.nftables.wire_compare import Comparison
 from netplane.core.nftables.wire_rules import delete_chain, new_chain, new_chains
 from netplane.core.nftables.wire_transactions import transactions
 from netplane.core.plan.node import FamilyView
@@ -52,14 +52,21 @@ def main(services: int, endpoints: int) -> None:
         _print("commit, one transaction", seconds, count)
         for name in ("endpoints", "services"):
             layout, size = _LAYOUTS[name], services * (endpoints if name == "endpoints" else 1)
+            wanted = dict(deltas[name].add)
             dump, seconds = _timed(partial(link.dump_elements, Family.IPV4, layout))
             _print(f"dump and decode {name}", seconds, size)
-            assert dump.elements == dict(deltas[name].add)
+            assert dump.elements == wanted
+            found, seconds = _timed(partial(link.compare_elements, Family.IPV4, layout, wanted))
+            _print(f"dump and compare {name}", seconds, size)
+            assert found is not None
+            assert found.elements is wanted
             bodies = _bodies(link, name)
-            _, seconds = _timed(partial(_decode, name, bodies))
-            _print(f"decode {name} alone", seconds, size)
+            _, seconds = _timed(partial(_bodies, link, name))
+            _print(f"dump {name} alone", seconds, size)
+            _, seconds = _timed(partial(_compare, name, bodies, wanted))
+            _print(f"compare {name} alone", seconds, size)
         _one_change(link, deltas)
-        for limit in (1 << 30, 40_000, 20_000, 10_000):
+        for limit in (1 << 30, 20_000, 10_000, 5_000, 2_500):
             _nft(namespace, f"delete table ip netplane\n{program}")
             _wait_while(namespace, link, deltas, endpoints, limit)
 
@@ -109,11 +116,11 @@ def _bodies(link: NfnetlinkSocket, name: str) -> list[bytes]:
     return [reply.body for reply in link._ask(dump_request(_LAYOUTS[name], Family.IPV4))]  # noqa: SLF001
 
 
-def _decode(name: str, bodies: list[bytes]) -> None:
-    reader = DumpReader(_LAYOUTS[name], Family.IPV4)
+def _compare(name: str, bodies: list[bytes], wanted: dict[Key, Value]) -> None:
+    comparison = Comparison(_LAYOUTS[name], Family.IPV4, wanted)
     for body in bodies:
-        reader.feed(body)
-    reader.finish()
+        comparison.feed(body)
+    comparison.finish()
 
 
 def _one_change(link: NfnetlinkSocket, deltas: dict[str, ElementDelta]) -> None:

@@ -39,10 +39,10 @@ class Target(NamedTuple):
     guess: Elements
 
     @classmethod
-    def of(cls, plan: FamilyPlan, guess: Elements | None = None) -> Target:
-        """Compile one family of a plan; without a better guess, all is well."""
+    def of(cls, plan: FamilyPlan) -> Target:
+        """Compile one family of a plan; the first guess is that all is well."""
         ruleset = compile_family(plan, environment())
-        return cls(plan.view, ruleset, ruleset.elements if guess is None else guess)
+        return cls(plan.view, ruleset, ruleset.elements)
 
 
 class Seen(NamedTuple):
@@ -63,34 +63,41 @@ class Sight(NamedTuple):
     tables: tuple[Seen, ...]
 
 
-def observe(link: NfnetlinkSocket, tool: NftTool, targets: Iterable[Target]) -> Sight:
+def observe(
+    link: NfnetlinkSocket, tool: NftTool, targets: Iterable[Target], *, slots: bool = False
+) -> Sight:
     """Look at the tables of some families.
 
     Args:
         link: The namespace's nftables.
         tool: Its nft.
         targets: What each family's table should be.
+        slots: The slots each endpoint has must be known; a record tells what they hold together.
 
     Raises:
         StaleError: A table kept changing while it was read.
         ToolError: nft is needed and absent, too old, or fails to list a table.
     """
     targets = tuple(targets)
-    sight = _look(link, tool, targets)
+    sight = _look(link, tool, targets, slots=slots)
     for _ in range(_ATTEMPTS - 1):
         if link.generation() == sight.generation:
             return sight
-        sight = _look(link, tool, targets)
+        sight = _look(link, tool, targets, slots=slots)
     # Others write without pause: each set is of one moment, and the lock does the rest.
     return sight
 
 
-def _look(link: NfnetlinkSocket, tool: NftTool, targets: Iterable[Target]) -> Sight:
+def _look(
+    link: NfnetlinkSocket, tool: NftTool, targets: Iterable[Target], *, slots: bool
+) -> Sight:
     generation = link.generation()
-    return Sight(generation, tuple(_observe(link, tool, t, generation) for t in targets))
+    trusted = None if slots else generation
+    return Sight(generation, tuple(_observe(link, tool, target, trusted) for target in targets))
 
 
-def _observe(link: NfnetlinkSocket, tool: NftTool, target: Target, generation: int) -> Seen:
+def _observe(link: NfnetlinkSocket, tool: NftTool, target: Target, generation: int | None) -> Seen:
+    """Look at one table; a record of this generation tells all, None: none does."""
     desired = target.ruleset
     family = desired.family
     record = link.record(family)

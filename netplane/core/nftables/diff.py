@@ -145,6 +145,21 @@ def place(wanted: tuple[Backend, ...], present: tuple[Backend, ...]) -> tuple[Ba
     return tuple(next(newcomers) if backend is None else backend for backend in slots)
 
 
+def placed(desired: Ruleset, observed: Observed, delta: Delta) -> Ruleset:
+    """The desired ruleset with the slots it has in the kernel once the delta is committed."""
+    if delta.create or delta.delete_table:
+        return desired
+    elements = dict(desired.elements)
+    for layout in SETS:
+        present, wanted = observed.elements[layout.name], desired.elements[layout.name]
+        if layout.values is Values.SLOTS and present is not wanted:
+            elements[layout.name] = {
+                key: place(backends_of(value), backends_of(present.get(key, ())))
+                for key, value in wanted.items()
+            }
+    return msgspec.structs.replace(desired, elements=elements)
+
+
 def picks_apart(delta: Delta) -> tuple[Delta, Delta]:
     """The pick chains that an existing table gets, and the rest.
 

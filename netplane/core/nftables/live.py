@@ -52,9 +52,12 @@ class LiveTable:
             ports: The plan the ruleset was compiled from.
             environment: Of rule templates.
         """
-        self._view = view
+        self.view = view
         self._environment = environment
-        self.elements: Elements = ruleset.elements
+        self._program = ruleset.program
+        self._chains = dict(ruleset.chains)
+        self._affinity_sets = dict(ruleset.affinity_sets)
+        self.elements: Elements = {n: dict(entries) for n, entries in ruleset.elements.items()}
         self._asked: Counter[tuple[str, Key]] = Counter()
         for port in ports:
             self._asked.update((name, key) for name, key, _ in shared_elements(port))
@@ -63,6 +66,17 @@ class LiveTable:
             for entries in ruleset.elements.values()
             for value in entries.values()
             if isinstance(value, Verdict)
+        )
+
+    @property
+    def ruleset(self) -> Ruleset:
+        """All of the table; its elements are the live ones."""
+        return Ruleset(
+            family=self.view.family,
+            program=self._program,
+            chains=self._chains,
+            affinity_sets=self._affinity_sets,
+            elements=self.elements,
         )
 
     def update(self, before: Iterable[PortPlan], after: Iterable[PortPlan]) -> Delta:
@@ -85,18 +99,38 @@ class LiveTable:
             for name, rules in fresh.chains.items()
             if stale.chains.get(name) != rules or uses(rules, lost)
         }
-        ended = tuple(name for name in stale.chains if name not in fresh.chains)
+        if arrived:
+            chains |= render_chains(self.view, arrived, [], self._environment)
+        ended = (*gone, *(name for name in stale.chains if name not in fresh.chains))
+        # A pick chain may be there and be led to by nothing, where the kernel refused an element.
+        rewritten = [name for name in chains if name in self._chains]
+        self._follow(chains, ended, stale, fresh)
         return Delta(
-            family=self._view.family,
-            flush_chains=(*(n for n in chains if n in stale.chains), *gone, *ended),
-            delete_chains=(*gone, *ended),
+            family=self.view.family,
+            flush_chains=(*rewritten, *ended),
+            delete_chains=ended,
             delete_affinity_sets=tuple(lost),
             add_affinity_sets={
                 n: seconds for n, seconds in fresh.sets.items() if stale.sets.get(n) != seconds
             },
-            chains={**render_chains(self._view, arrived, [], self._environment), **chains},
+            chains=chains,
             elements={s.name: deltas[s.name] for s in SETS if s.name in deltas},
         )
+
+    def _follow(
+        self,
+        chains: dict[str, tuple[str, ...]],
+        ended: tuple[str, ...],
+        stale: _Sticky,
+        fresh: _Sticky,
+    ) -> None:
+        """Take the chains and sets that follow the Services as written."""
+        for name in ended:
+            self._chains.pop(name, None)
+        self._chains |= chains
+        for name in stale.sets:
+            self._affinity_sets.pop(name, None)
+        self._affinity_sets |= fresh.sets
 
     def _owned(self, ports: Iterable[PortPlan]) -> _Owned:
         """The elements that belong to these ports alone."""
@@ -105,12 +139,12 @@ class LiveTable:
     def _replace(self, old: _Owned, new: _Owned, deltas: dict[str, ElementDelta]) -> Counter[str]:
         """Exchange the elements of single ports; returns by how much each chain's use changes."""
         led: Counter[str] = Counter()
-        for place_, value in old.items():
+        for place_ in old:
             if place_ not in new:
                 name, key = place_
                 held = self.elements[name].pop(key)
                 _of(deltas, name).delete.append((key, held))
-                _count(led, value, -1)
+                _count(led, held, -1)
         for (name, key), value in new.items():
             entries = self.elements[name]
             if (name, key) not in old:
@@ -188,7 +222,7 @@ class LiveTable:
             if isinstance(value, Verdict) and Pick.parse(value.chain) is None
         }
         return _Sticky(
-            render_chains(self._view, targets, sticky, self._environment),
+            render_chains(self.view, targets, sticky, self._environment),
             {name: seconds for port in sticky for name, seconds in affinity_sets(port)},
         )
 

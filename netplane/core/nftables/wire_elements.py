@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Final
 
 from netplane.core.model.address import Family
@@ -68,7 +68,7 @@ def add_elements(
 ) -> Iterator[Message]:
     """Messages that add elements; a SLOTS entry becomes one element per slot."""
     if layout.values is Values.SLOTS:
-        pack = _SlotPacker(layout, family).entry
+        pack = _slot_packer(layout, family).entry
         elements = (pack(key, _slots(value)) for key, value in items)
         return _messages(MessageType.NFT_MSG_NEWSETELEM, layout, family, elements)
     if layout.values is Values.VERDICT:
@@ -96,7 +96,7 @@ def add_slots(
     layout: SetLayout, family: Family, slots: Iterable[tuple[Key, int, Backend]]
 ) -> Iterator[Message]:
     """Messages that add single slots of a SLOTS map's entries."""
-    pack = _SlotPacker(layout, family).slot
+    pack = _slot_packer(layout, family).slot
     elements = ([pack(key, slot, backend)] for key, slot, backend in slots)
     return _messages(MessageType.NFT_MSG_NEWSETELEM, layout, family, elements)
 
@@ -105,10 +105,8 @@ def delete_slots(
     layout: SetLayout, family: Family, slots: Iterable[tuple[Key, int]]
 ) -> Iterator[Message]:
     """Messages that delete single slots of a SLOTS map's entries."""
-    pack_key = key_packer(layout.keys, family)
-    size = key_size(layout.keys, family) + SLOT.size
-    head = _element_header(_value_size(size)) + _value_header(NFTA_SET_ELEM_KEY, size)
-    elements = ([head + pack_key(key) + SLOT.pack(slot)] for key, slot in slots)
+    pack = _slot_packer(layout, family).bare
+    elements = ([pack(key, slot)] for key, slot in slots)
     return _messages(MessageType.NFT_MSG_DELSETELEM, layout, family, elements)
 
 
@@ -204,7 +202,9 @@ class _SlotPacker:
         backend = backend_struct(family)
         size = key_size(layout.keys, family) + SLOT.size
         total = _value_size(size) + _value_size(backend.size)
-        self._head = _element_header(total) + _value_header(NFTA_SET_ELEM_KEY, size)
+        key_header = _value_header(NFTA_SET_ELEM_KEY, size)
+        self._head = _element_header(total) + key_header
+        self._bare = _element_header(_value_size(size)) + key_header
         self._pack_key = key_packer(layout.keys, family)
         self._pack_backend = backend.pack
         self._middles = _Middles(_value_header(NFTA_SET_ELEM_DATA, backend.size))
@@ -223,6 +223,16 @@ class _SlotPacker:
         address, port = backend
         value = self._pack_backend(pack_address(address), port)
         return self._head + self._pack_key(key) + self._middles[slot] + value
+
+    def bare(self, key: Key, slot: int) -> bytes:
+        """The element of one slot without its value, to delete it."""
+        return self._bare + self._pack_key(key) + SLOT.pack(slot)
+
+
+@cache
+def _slot_packer(layout: SetLayout, family: Family) -> _SlotPacker:
+    """The packer of a map: to make one takes longer than to pack a change with it."""
+    return _SlotPacker(layout, family)
 
 
 class _Middles(dict[int, bytes]):
