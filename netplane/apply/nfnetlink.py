@@ -23,6 +23,7 @@ from netplane.apply.netns import Namespace
 from netplane.apply.nfnetlink_errors import batch_error, describe, transaction_error
 from netplane.core.model.address import Family
 from netplane.core.nftables.layout import TABLE, Key, Keys, SetLayout, Value
+from netplane.core.nftables.observed import Counts
 from netplane.core.nftables.record import Record
 from netplane.core.nftables.record import read_request as record_request
 from netplane.core.nftables.wire import (
@@ -41,9 +42,9 @@ from netplane.core.nftables.wire import (
     replies,
     text,
 )
-from netplane.core.nftables.wire_compare import Compared, Comparison
-from netplane.core.nftables.wire_dump import Dump, DumpReader
-from netplane.core.nftables.wire_elements import dump_request
+from netplane.core.nftables.wire_compare import Comparison
+from netplane.core.nftables.wire_dump import Dump, DumpReader, read_counts
+from netplane.core.nftables.wire_elements import dump_request, get_request
 from netplane.core.nftables.wire_structure import (
     Replies,
     Structure,
@@ -69,6 +70,7 @@ _BUFFER = 64 << 20
 _DATAGRAM = 1 << 16  # the kernel's dumps come in at most 32 KiB
 _KERNEL_PORT = 0
 _DUMP_ATTEMPTS = 10
+_ASKED_TOGETHER = 256  # elements, each of which is answered by a message of its own
 _SEQUENCE_LIMIT = 1 << 31
 _NFTA_GEN_ID = 1
 _NFTA_TABLE_NAME = 1
@@ -139,7 +141,7 @@ class NfnetlinkSocket:
 
     def compare_elements(
         self, family: Family, layout: SetLayout, wanted: dict[Key, Value]
-    ) -> Compared | None:
+    ) -> dict[Key, Value] | None:
         """The elements of one set, told by how they differ; None where some are none of ours.
 
         Raises:
@@ -155,6 +157,21 @@ class NfnetlinkSocket:
 
         comparison = self._consistently(dump_request(layout, family), read)
         return None if comparison.foreign else comparison.finish()
+
+    def counts(
+        self, family: Family, layout: SetLayout, places: Sequence[tuple[Key, int]]
+    ) -> Counts:
+        """What single elements have counted, by key and slot (-1 where there are none).
+
+        Raises:
+            RefusedError: One of them is not there (errno ENOENT).
+        """
+        found: Counts = {}
+        for first in range(0, len(places), _ASKED_TOGETHER):
+            some = places[first : first + _ASKED_TOGETHER]
+            for reply in self._ask(get_request(layout, family, some)):
+                found |= read_counts(reply.body, layout, family)
+        return found
 
     def chains(self, family: Family) -> frozenset[str]:
         """The names of our table's chains; empty where there is no table."""
@@ -298,7 +315,7 @@ class NfnetlinkSocket:
         number = self._next(1)
         flags = MessageFlag.NLM_F_REQUEST | request.flags
         family = PROTOCOL_FAMILY[request.family]
-        dump = request.flags & MessageFlag.NLM_F_DUMP
+        many = request.flags & (MessageFlag.NLM_F_DUMP | MessageFlag.NLM_F_ACK)
         try:
             self._drain()
             self._send(frame(request.kind, flags, family, request.attributes, number))
@@ -311,7 +328,7 @@ class NfnetlinkSocket:
                         raise _ask_error(said, request)
                     return
                 yield reply
-                if not dump:
+                if not many:
                     return
         except OSError as exc:
             raise _socket_error(exc, self._timeout) from exc

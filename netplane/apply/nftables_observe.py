@@ -15,7 +15,7 @@ from netplane.apply.nftables_tool import NftTool
 from netplane.core.nftables.compile import compile_family
 from netplane.core.nftables.layout import SETS, Elements, Ruleset
 from netplane.core.nftables.listing import read_listing
-from netplane.core.nftables.observed import Counts, Observed
+from netplane.core.nftables.observed import Observed
 from netplane.core.nftables.program import Pick, render_chains
 from netplane.core.nftables.record import Wanted
 from netplane.core.nftables.wire_structure import Structure, same_picks
@@ -105,7 +105,7 @@ def _observe(link: NfnetlinkSocket, tool: NftTool, target: Target, generation: i
     if record is not None:
         wanted = Wanted.of(desired)
         if record.generation == generation and record[1:3] == wanted:
-            return Seen(_in_place(desired, desired.chains, desired.elements, {}), recorded=True)
+            return Seen(_in_place(desired, desired.chains, desired.elements), recorded=True)
     structure = link.structure(family)
     if structure is None:
         return Seen(Observed(family=family), recorded=False)
@@ -125,19 +125,18 @@ def _by_netlink(link: NfnetlinkSocket, target: Target, structure: Structure) -> 
     if structure.foreign or not same_picks(desired.family, structure.picks, picks):
         return None
     elements: Elements = {}
-    counts: Counts = {}
     for layout in SETS:
         name = layout.name
         compared = link.compare_elements(desired.family, layout, target.guess[name])
         if compared is None:
             return None
-        elements[name], counts[name] = compared
+        elements[name] = compared
     others = {name: rules for name, rules in desired.chains.items() if Pick.parse(name) is None}
-    return _in_place(desired, {**others, **picks}, elements, counts)
+    return _in_place(desired, {**others, **picks}, elements)
 
 
 def _in_place(
-    desired: Ruleset, chains: dict[str, tuple[str, ...]], elements: Elements, counts: Counts
+    desired: Ruleset, chains: dict[str, tuple[str, ...]], elements: Elements
 ) -> Observed:
     """A table that has the desired program."""
     program = read_listing(desired.program)
@@ -149,5 +148,4 @@ def _in_place(
         chains={**program.chains, **chains},
         affinity_sets=desired.affinity_sets,
         elements=elements,
-        counts=counts,
     )

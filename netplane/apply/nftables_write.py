@@ -13,9 +13,9 @@ import contextlib
 import platform
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from netplane.apply.nfnetlink import NfnetlinkSocket
 from netplane.apply.nfnetlink_commit import commit_all, following
@@ -23,6 +23,8 @@ from netplane.apply.nfnetlink_errors import Refusal
 from netplane.apply.nftables_tool import NftTool
 from netplane.core.model.address import Family
 from netplane.core.nftables.diff import Delta, is_elementary, made_by_nft, picks_apart, postponed
+from netplane.core.nftables.layout import SETS
+from netplane.core.nftables.observed import Counts
 from netplane.core.nftables.record import NOTHING, Record, Wanted, write_record
 from netplane.core.nftables.text import script
 from netplane.core.nftables.wire import Message
@@ -35,6 +37,7 @@ from netplane.errors import BusyError, RefusedError, StaleError
 _BUSY_CHAINS_BEFORE = (6, 2)
 _FREED_WITHIN = 3.0
 _FREED_POLL = 0.05
+_NO_COUNTS: Final[Mapping[str, Counts]] = {}
 
 
 class Written(NamedTuple):
@@ -125,7 +128,7 @@ class Writer:
 
     def _write(self, deltas: Sequence[Delta], generation: int) -> Written:
         """Write by netlink what netlink can, the rest by nft."""
-        series = [_messages(delta) for delta in deltas]
+        series = [_messages(delta, self._counts(delta)) for delta in deltas]
         said = [messages for messages in series if messages is not None]
         if len(said) == len(series):
             return self._send(said, generation)
@@ -144,6 +147,28 @@ class Writer:
             sent = self._send([_said(delta) for delta in after], written.generation)
             written = written.and_then(sent)
         return written
+
+    def _counts(self, delta: Delta) -> dict[str, Counts]:
+        """What elements that move have counted, by set, and by key and slot they move to.
+
+        What is counted between this and the write is lost, and so is everything where nft writes.
+        """
+        found: dict[str, Counts] = {}
+        for layout in SETS:
+            change = delta.elements.get(layout.name)
+            if change is None or not change.moved:
+                continue
+            places = [(key, old) for (key, _), old in change.moved.items()]
+            try:
+                counted = self._link.counts(delta.family, layout, places)
+            except RefusedError:
+                continue  # somebody has deleted one: the write itself will tell
+            found[layout.name] = {
+                (key, new): counted[key, old]
+                for (key, new), old in change.moved.items()
+                if (key, old) in counted
+            }
+        return found
 
     def _send(self, series: Sequence[list[list[Message]]], generation: int) -> Written:
         """Commit the transactions of each family by netlink, as one where each has one."""
@@ -187,7 +212,9 @@ def _said(delta: Delta) -> list[list[Message]]:
     return messages
 
 
-def _messages(delta: Delta) -> list[list[Message]] | None:
+def _messages(
+    delta: Delta, counts: Mapping[str, Counts] = _NO_COUNTS
+) -> list[list[Message]] | None:
     """The netlink transactions of a delta; None where it takes nft to say it."""
     if not is_elementary(delta):
         return None
@@ -196,7 +223,11 @@ def _messages(delta: Delta) -> list[list[Message]] | None:
         return None
     flushed = [delete_chain(delta.family, name)[0] for name in delta.flush_chains]
     gone = [m for name in delta.delete_chains for m in delete_chain(delta.family, name)]
-    return list(transactions(delta.family, delta.elements, before=[*flushed, *chains], after=gone))
+    return list(
+        transactions(
+            delta.family, delta.elements, before=[*flushed, *chains], after=gone, counts=counts
+        )
+    )
 
 
 def _chains_stay_busy() -> bool:

@@ -21,6 +21,7 @@ from netplane.core.nftables.observed import Observed
 from netplane.core.nftables.parse import parse_table
 from netplane.core.plan.changes import Action
 from netplane.core.plan.plan import FamilyPlan, Plan
+from netplane.core.plan.status import FrontendStatus
 from netplane.errors import RefusedError, StaleError
 from netplane.rendering import environment
 from tests.support.netns import ip, run_tool
@@ -203,6 +204,32 @@ def test_connections_are_counted_per_frontend_and_endpoint(netns: Namespace) -> 
     assert len(counts) == 3
     assert sum(counts) == 60
     assert min(counts) > 0
+
+
+def test_what_was_counted_survives_a_move(netns: Namespace) -> None:
+    """An endpoint that changes its slot and a frontend that changes its chain go on counting."""
+    assert netns.name is not None
+    lines = ["route add 172.30.0.0/16 dev lo"]
+    lines += [f"addr add {b.address}/32 dev lo" for b in _MANY]
+    ip("-n", netns.name, batch=lines)
+    dns = port("dns", 1, protocol=Protocol.UDP, cluster=_MANY, node_port=30001)
+    apply(netns, plan(FamilyPlan(view=view(), ports=(dns,))))
+    netns.call(lambda: _send_from_new_sockets(60, ("172.30.0.1", 80)))
+    before = {e.address: e.connections for e in _cluster_ip(netns).endpoints}
+    for cluster in (_MANY[1:], _MANY[1:] + _MANY[:1]):
+        fewer = msgspec.structs.replace(dns, cluster=cluster)
+        apply(netns, plan(FamilyPlan(view=view(), ports=(fewer,))))
+        frontend = _cluster_ip(netns)
+        assert frontend.connections == 60
+        counted = {e.address: e.connections for e in frontend.endpoints}
+        for backend in _MANY[1:]:
+            assert counted[backend.address] == before[backend.address]
+        assert len(counted) == len(cluster)
+
+
+def _cluster_ip(netns: Namespace) -> FrontendStatus:
+    found = NftablesDataplane(netns).status().frontends
+    return next(frontend for frontend in found if frontend.kind == "ClusterIP")
 
 
 def _send_from_new_sockets(count: int, destination: tuple[str, int]) -> None:

@@ -8,7 +8,7 @@ operations whatever the size, and a change of N one verdict more.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -20,6 +20,7 @@ from netplane.core.nftables.program import Pick
 from netplane.core.plan.port import Backend
 
 Entry: TypeAlias = tuple[Key, Value]
+WHOLE: Final = -1  # in the place of a slot, where elements have none
 
 
 class ElementDelta(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +32,8 @@ class ElementDelta(msgspec.Struct, frozen=True, kw_only=True):
         delete_slots: Single slots of a SLOTS map.
         add: Whole entries; of a SLOTS map those that had no slot before.
         add_slots: Single slots of a SLOTS map.
+        moved: By key and new slot, the slot an endpoint has had: its counter goes with it. The
+            slots are -1 for an element whose verdict is replaced.
     """
 
     flush: bool = False
@@ -38,6 +41,7 @@ class ElementDelta(msgspec.Struct, frozen=True, kw_only=True):
     delete_slots: list[tuple[Key, int]] = msgspec.field(default_factory=list)
     add: list[Entry] = msgspec.field(default_factory=list)
     add_slots: list[tuple[Key, int, Backend]] = msgspec.field(default_factory=list)
+    moved: dict[tuple[Key, int], int] = msgspec.field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.flush or self.delete or self.delete_slots or self.add or self.add_slots)
@@ -302,9 +306,16 @@ def _set_delta(layout: SetLayout, desired: Ruleset, observed: Observed) -> Eleme
             if slots:
                 move_slots(delta, key, backends_of(old), place(backends_of(new), backends_of(old)))
             else:
-                delta.delete.append((key, old))
-                delta.add.append((key, new))
+                replace(delta, layout, key, old, new)
     return delta
+
+
+def replace(delta: ElementDelta, layout: SetLayout, key: Key, old: Value, new: Value) -> None:
+    """Give an element another value."""
+    delta.delete.append((key, old))
+    delta.add.append((key, new))
+    if layout.counter:
+        delta.moved[key, WHOLE] = WHOLE
 
 
 def move_slots(
@@ -319,6 +330,8 @@ def move_slots(
                 delta.delete_slots.append((key, slot))
             if after is not HOLE:
                 delta.add_slots.append((key, slot, after))
+                if after in old:
+                    delta.moved[key, slot] = old.index(after)
 
 
 def backends_of(value: Value) -> tuple[Backend, ...]:

@@ -16,12 +16,21 @@ import jinja2
 import msgspec
 
 from netplane.core.nftables.compile import affinity_sets, own_elements, shared_elements
-from netplane.core.nftables.diff import Delta, ElementDelta, backends_of, move_slots, place, uses
+from netplane.core.nftables.diff import (
+    Delta,
+    ElementDelta,
+    backends_of,
+    move_slots,
+    place,
+    replace,
+    uses,
+)
 from netplane.core.nftables.layout import SETS, Elements, Key, Ruleset, Value, Values, Verdict
 from netplane.core.nftables.program import Pick, render_chains
 from netplane.core.plan.node import FamilyView
 from netplane.core.plan.port import PortPlan
 
+_LAYOUTS = {layout.name: layout for layout in SETS}
 _SLOTS = frozenset(layout.name for layout in SETS if layout.values is Values.SLOTS)
 
 _Owned = dict[tuple[str, Key], Value]
@@ -158,8 +167,7 @@ class LiveTable:
                     continue
                 move_slots(_of(deltas, name), key, slots, value)
             else:
-                _of(deltas, name).delete.append((key, held))
-                _of(deltas, name).add.append((key, value))
+                replace(_of(deltas, name), _LAYOUTS[name], key, held, value)
                 _count(led, held, -1)
             entries[key] = value
             _count(led, value, 1)

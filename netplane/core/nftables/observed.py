@@ -21,10 +21,8 @@ class Count(NamedTuple):
     octets: int
 
 
-NO_COUNT: Final = Count(0, 0)
-
-#: Whole counters of single elements, by set name, key and slot (-1 where there are no slots).
-Counts: TypeAlias = dict[str, dict[tuple[Key, int], Count]]
+#: Counters of single elements of a set, by key and slot (-1 where there are no slots).
+Counts: TypeAlias = dict[tuple[Key, int], Count]
 
 #: Packets per element: of a VERDICT map one number, of a SLOTS map one per slot.
 Counters: TypeAlias = dict[str, dict[Key, tuple[int, ...]]]
@@ -46,8 +44,6 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
         unreadable: Sets with elements that are none of ours in form (ranges, foreign protocols).
         counters: By set name and key; zeros for sets without counters. Empty where nobody wants
             to know them.
-        counts: Of elements that are not as was expected, where netlink told: what replaces them
-            can go on counting.
     """
 
     family: Family
@@ -60,4 +56,3 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     elements: Elements = msgspec.field(default_factory=lambda: {s.name: {} for s in SETS})
     unreadable: frozenset[str] = frozenset()
     counters: Counters = msgspec.field(default_factory=lambda: {s.name: {} for s in SETS})
-    counts: Counts = msgspec.field(default_factory=dict)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 from netplane.core.model.address import Family
 from netplane.core.model.service import Protocol
 from netplane.core.nftables.diff import backends_of
 from netplane.core.nftables.layout import Key, Keys, SetLayout, Value, Values, Verdict
-from netplane.core.nftables.observed import HOLE, NO_COUNT, Count
+from netplane.core.nftables.observed import HOLE
 from netplane.core.nftables.wire import attribute_header, attributes, read_text
 from netplane.core.nftables.wire_dump import COUNTER, COUNTER_HEADERS, RawElement, read_element
 from netplane.core.nftables.wire_elements import (
@@ -58,19 +58,6 @@ _LABEL = re.compile(r"[A-Za-z0-9._/:-]*")
 _CHAIN = re.compile(r"[A-Za-z0-9._ -]+")
 
 
-class Compared(NamedTuple):
-    """A set as the kernel has it.
-
-    Attributes:
-        elements: As ``layout`` describes them; the very mapping that was expected where nothing
-            differs. HOLE stands where a slot below the highest one has no element.
-        counts: Of the elements that differ, by key and slot (-1 where there are no slots).
-    """
-
-    elements: dict[Key, Value]
-    counts: dict[tuple[Key, int], Count]
-
-
 class Comparison:
     """Compares the messages of one set's dump with what it should hold: ``feed``, then ``finish``.
 
@@ -90,7 +77,6 @@ class Comparison:
         self._size = key_size(layout.keys, family)
         self._missing: dict[bytes, bytes] = {}
         self._strange: dict[tuple[Key, int], Value | Backend] = {}
-        self._counts: dict[tuple[Key, int], Count] = {}
         match layout.values:
             case Values.SLOTS:
                 self._expect_slots()
@@ -111,20 +97,24 @@ class Comparison:
             elif kind == NFTA_SET_ELEM_LIST_ELEMENTS:
                 self._feed_list(body, start, end)
 
-    def finish(self) -> Compared:
-        """What the set holds; meaningless where ``foreign`` or ``repeated`` is set."""
+    def finish(self) -> dict[Key, Value]:
+        """What the set holds; meaningless where ``foreign`` or ``repeated`` is set.
+
+        It is the very mapping that was expected where nothing differs. HOLE stands where a slot
+        below the highest one has no element.
+        """
         if not self._strange and not self._missing:
-            return Compared(self._wanted, {})
+            return self._wanted
         gone = [self._typed_key(raw) for raw in self._missing]
         if self._layout.values is Values.SLOTS:
-            return Compared(self._with_slots(gone), self._counts)
+            return self._with_slots(gone)
         found = dict(self._wanted)
         for key, _ in gone:
             found.pop(key, None)
         for (key, _), value in self._strange.items():
             assert not isinstance(value, Backend), "backends are in SLOTS maps"
             found[key] = value
-        return Compared(found, self._counts)
+        return found
 
     def _with_slots(self, gone: list[tuple[Key, int]]) -> dict[Key, Value]:
         """The entries of a SLOTS map: those that differ are put together slot by slot."""
@@ -192,7 +182,7 @@ class Comparison:
     def _feed_slots(self, body: bytes, start: int, end: int) -> bool:
         """Read a list of counted slots if its elements are all built alike; False if not."""
         key, value = self._size + SLOT.size, ADDRESS_SIZE[self._family] + 4
-        row = struct.Struct(f">{_KEY_AT}x{key}s{_HEADERS}x{value}s24xQ4xQ")
+        row = struct.Struct(f">{_KEY_AT}x{key}s{_HEADERS}x{value}s24x8x4x8x")
         data = _KEY_AT + key
         counter = data + _HEADERS + value
         headers = {
@@ -204,11 +194,10 @@ class Comparison:
         if not _alike(body, start, end, row.size, headers):
             return False
         pop = self._missing.pop
-        for raw, backend, octets, packets in row.iter_unpack(body[start:end]):
+        for raw, backend in row.iter_unpack(body[start:end]):
             held = pop(raw, None)
             if held != backend:
-                count = Count(packets, octets)
-                self._differ(self._typed_key(raw), unpack_backend(backend), count, held)
+                self._differ(self._typed_key(raw), unpack_backend(backend), held)
         return True
 
     def _feed_keys(self, body: bytes, start: int, end: int) -> bool:
@@ -228,7 +217,7 @@ class Comparison:
             raw = b"".join(parts)
             held = pop(raw, None)
             if held is None:
-                self._differ(self._typed_key(raw), None, NO_COUNT, held)
+                self._differ(self._typed_key(raw), None, held)
         return True
 
     def _feed_verdicts(self, body: bytes, start: int, end: int) -> int:
@@ -270,7 +259,7 @@ class Comparison:
         place = self._typed_key(packed)
         value = self._typed_value(raw)
         if held is None or value != self._expected(place):
-            self._differ(place, value, Count(max(raw.packets, 0), max(raw.octets, 0)), held)
+            self._differ(place, value, held)
 
     def _typed_value(self, raw: RawElement) -> Value | Backend:
         match self._layout.values:
@@ -308,9 +297,7 @@ class Comparison:
         backends = backends_of(value)
         return backends[slot] if slot < len(backends) else None
 
-    def _differ(
-        self, place: tuple[Key, int], value: Value | Backend, count: Count, held: object
-    ) -> None:
+    def _differ(self, place: tuple[Key, int], value: Value | Backend, held: object) -> None:
         """Take an element that is not as expected: ``held`` is what was, None for nothing more."""
         key, _ = place
         if isinstance(value, Verdict):
@@ -322,7 +309,6 @@ class Comparison:
             was_read = wanted or self._expected(place) is not None
         self.repeated |= was_read
         self._strange[place] = value
-        self._counts[place] = count
 
 
 def _element_headers(total: int, key: int) -> bytes:

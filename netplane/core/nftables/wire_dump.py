@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from netplane.core.model.address import Family
 from netplane.core.nftables.layout import Key, SetLayout, Value, Values, Verdict
-from netplane.core.nftables.observed import HOLE
+from netplane.core.nftables.observed import HOLE, Count, Counts
 from netplane.core.nftables.wire import (
     attribute,
     attribute_header,
@@ -26,6 +26,7 @@ from netplane.core.nftables.wire_elements import (
     NFTA_DATA_VERDICT,
     NFTA_LIST_ELEM,
     NFTA_SET_ELEM_DATA,
+    NFTA_SET_ELEM_EXPR,
     NFTA_SET_ELEM_KEY,
     NFTA_SET_ELEM_KEY_END,
     NFTA_SET_ELEM_LIST_ELEMENTS,
@@ -47,7 +48,6 @@ from netplane.core.plan.port import Backend
 from netplane.errors import WireError
 
 _NFGEN_SIZE = 4
-_NFTA_SET_ELEM_EXPR = 7
 _NFTA_EXPR_DATA = 2
 _NFTA_COUNTER_BYTES = 1
 _NFTA_COUNTER_PACKETS = 2
@@ -62,7 +62,7 @@ _COMMENT_TYPES = attribute_header(NFTA_SET_ELEM_USERDATA, 0)[2:] + b"\0"
 # EXPR{NAME "counter", DATA{BYTES, PACKETS}}: headers, the bytes counted, a header, the packets.
 COUNTER = struct.Struct(">24s8x4sQ")
 COUNTER_HEADERS = (
-    attribute_header(_NFTA_SET_ELEM_EXPR, 40)
+    attribute_header(NFTA_SET_ELEM_EXPR, 40)
     + attribute(1, b"counter\0")
     + attribute_header(_NFTA_EXPR_DATA, 24)
     + attribute_header(1, 8),
@@ -96,6 +96,28 @@ class RawElement(NamedTuple):
 
 
 _Slots: TypeAlias = dict[bytes, dict[bytes, tuple[bytes, int]]]
+
+
+def read_counts(body: bytes, layout: SetLayout, family: Family) -> Counts:
+    """The counters in one NEWSETELEM message, from its ``nfgenmsg`` on.
+
+    Raises:
+        WireError: It is none, or not of that set.
+    """
+    unpack, size = key_unpacker(layout.keys, family), key_size(layout.keys, family)
+    slotted = layout.values is Values.SLOTS
+    found: Counts = {}
+    for kind, start, end in attributes(body, _NFGEN_SIZE, len(body)):
+        if kind != NFTA_SET_ELEM_LIST_ELEMENTS:
+            continue
+        for _, first, last in attributes(body, start, end):
+            raw = read_element(body, first, last)
+            if len(raw.key) != size + (SLOT.size if slotted else 0):
+                raise WireError(f"a key of {len(raw.key)} bytes in {layout.name}", first)
+            slot = SLOT.unpack_from(raw.key, size)[0] if slotted else -1
+            if raw.packets >= 0:
+                found[unpack(raw.key[:size]), slot] = Count(raw.packets, max(raw.octets, 0))
+    return found
 
 
 class DumpReader:
@@ -313,7 +335,7 @@ def read_element(body: bytes, start: int, end: int) -> RawElement:
             value, verdict = _read_data(body, first, last)
         elif kind == NFTA_SET_ELEM_USERDATA:
             comment = _read_comment(body[first:last])
-        elif kind == _NFTA_SET_ELEM_EXPR:
+        elif kind == NFTA_SET_ELEM_EXPR:
             packets, octets = _read_counter(body, first, last)
     if not key or (key_end and len(key_end) != len(key)):
         raise WireError("an element without a whole key", start)

@@ -19,6 +19,7 @@ from typing import Final
 
 from netplane.core.model.address import Family
 from netplane.core.nftables.layout import Key, SetLayout, Value, Values, Verdict
+from netplane.core.nftables.observed import Counts
 from netplane.core.nftables.wire import (
     NLA_F_NESTED,
     TABLE_ATTRIBUTE,
@@ -46,6 +47,7 @@ NFTA_SET_ELEM_LIST_ELEMENTS: Final = 3
 NFTA_SET_ELEM_KEY: Final = 1
 NFTA_SET_ELEM_DATA: Final = 2
 NFTA_SET_ELEM_USERDATA: Final = 6
+NFTA_SET_ELEM_EXPR: Final = 7
 NFTA_SET_ELEM_KEY_END: Final = 10
 NFTA_DATA_VALUE: Final = 1
 NFTA_DATA_VERDICT: Final = 2
@@ -61,19 +63,31 @@ COMMENT_LIMIT: Final = 127
 
 #: Bytes of elements in one message: its list is an attribute, whose length has 16 bits.
 _LIST_LIMIT = 60_000
+_NO_COUNTS: Final[Counts] = {}
 
 
 def add_elements(
-    layout: SetLayout, family: Family, items: Iterable[tuple[Key, Value]]
+    layout: SetLayout,
+    family: Family,
+    items: Iterable[tuple[Key, Value]],
+    counts: Counts = _NO_COUNTS,
 ) -> Iterator[Message]:
-    """Messages that add elements; a SLOTS entry becomes one element per slot."""
+    """Messages that add elements; a SLOTS entry becomes one element per slot.
+
+    Args:
+        layout: Of the set.
+        family: Of the table.
+        items: Keys and values.
+        counts: What elements with a verdict have counted already; others start at nothing.
+    """
     if layout.values is Values.SLOTS:
         pack = _slot_packer(layout, family).entry
         elements = (pack(key, _slots(value)) for key, value in items)
         return _messages(MessageType.NFT_MSG_NEWSETELEM, layout, family, elements)
     if layout.values is Values.VERDICT:
         pack_verdict = _verdict_packer(layout, family)
-        added = ([pack_verdict(key, _verdict(value))] for key, value in items)
+        verdicts = ((key, pack_verdict(key, _verdict(value))) for key, value in items)
+        added = ([_counted(element, counts, (key, -1))] for key, element in verdicts)
         return _messages(MessageType.NFT_MSG_NEWSETELEM, layout, family, added)
     pack_key = _key_element(layout, family)
     bare = ([pack_key(key)] for key, _ in items)
@@ -93,11 +107,16 @@ def delete_elements(
 
 
 def add_slots(
-    layout: SetLayout, family: Family, slots: Iterable[tuple[Key, int, Backend]]
+    layout: SetLayout,
+    family: Family,
+    slots: Iterable[tuple[Key, int, Backend]],
+    counts: Counts = _NO_COUNTS,
 ) -> Iterator[Message]:
-    """Messages that add single slots of a SLOTS map's entries."""
+    """Messages that add single slots of a SLOTS map's entries; see ``add_elements``."""
     pack = _slot_packer(layout, family).slot
-    elements = ([pack(key, slot, backend)] for key, slot, backend in slots)
+    elements = (
+        [_counted(pack(key, slot, backend), counts, (key, slot))] for key, slot, backend in slots
+    )
     return _messages(MessageType.NFT_MSG_NEWSETELEM, layout, family, elements)
 
 
@@ -164,6 +183,32 @@ def _messages(
             room -= size * len(group)
     if waiting:
         yield elements_message(kind, layout, family, waiting)
+
+
+def get_request(layout: SetLayout, family: Family, places: Iterable[tuple[Key, int]]) -> Message:
+    """The message that asks for single elements, of keys that fit into one message."""
+    if layout.values is Values.SLOTS:
+        bare = _slot_packer(layout, family).bare
+        elements = [bare(key, slot) for key, slot in places]
+    else:
+        pack_key = _key_element(layout, family)
+        elements = [pack_key(key) for key, _ in places]
+    asked = elements_message(MessageType.NFT_MSG_GETSETELEM, layout, family, elements)
+    return asked._replace(flags=MessageFlag.NLM_F_ACK)
+
+
+def _counted(element: bytes, counts: Counts, place: tuple[Key, int]) -> bytes:
+    """An element that goes on counting where another has stopped."""
+    count = counts.get(place)
+    if count is None:
+        return element
+    told = attribute(1, struct.pack(">Q", count.octets))
+    told += attribute(2, struct.pack(">Q", count.packets))
+    counter = text(1, "counter") + attribute(2 | NLA_F_NESTED, told)
+    return attribute(
+        NFTA_LIST_ELEM | NLA_F_NESTED,
+        element[4:] + attribute(NFTA_SET_ELEM_EXPR | NLA_F_NESTED, counter),
+    )
 
 
 def _value_size(size: int) -> int:

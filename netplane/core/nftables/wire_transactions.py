@@ -12,13 +12,14 @@ while it takes one, so a large change is cut. The cut keeps three promises:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Final, TypeVar
 
 from netplane.core.model.address import Family
 from netplane.core.nftables.diff import ElementDelta
 from netplane.core.nftables.layout import SETS, Key, SetLayout, Value
+from netplane.core.nftables.observed import Counts
 from netplane.core.nftables.wire import Message
 from netplane.core.nftables.wire_elements import (
     add_elements,
@@ -36,15 +37,17 @@ _T = TypeVar("_T")
 DEFAULT_LIMIT: Final = 5_000
 
 _REPLACED_TOGETHER = 256
+_NO_COUNTS: Final[Mapping[str, Counts]] = {}
 _FRONTEND_FIELDS = 3
 
 
-def transactions(
+def transactions(  # noqa: PLR0913 (each is a fact of its own about one change)
     family: Family,
     elements: dict[str, ElementDelta],
     *,
     before: Sequence[Message] = (),
     after: Sequence[Message] = (),
+    counts: Mapping[str, Counts] = _NO_COUNTS,
     limit: int = DEFAULT_LIMIT,
 ) -> Iterator[list[Message]]:
     """The messages of each transaction, in the order they are to be committed.
@@ -54,6 +57,7 @@ def transactions(
         elements: By set name, what changes.
         before: Messages that make chains; in the first transaction.
         after: Messages that delete chains; in the last one.
+        counts: By set name, what elements that are added have counted in another place.
         limit: Elements per transaction. A change of fewer is one transaction, and so is one that
             empties a set first.
     """
@@ -62,12 +66,14 @@ def transactions(
     if whole or sum(map(_operations, elements.values())) <= limit:
         messages = [*before]
         for layout in layouts:
-            messages += _at_once(family, layout, elements[layout.name])
+            told = counts.get(layout.name, {})
+            messages += _at_once(family, layout, elements[layout.name], told)
         messages += after
         if messages:
             yield messages
         return
-    units = _units(family, [(layout, elements[layout.name]) for layout in layouts])
+    deltas = [(layout, elements[layout.name], counts.get(layout.name, {})) for layout in layouts]
+    units = _units(family, deltas)
     yield from _packed(before, units, after, limit)
 
 
@@ -78,7 +84,9 @@ def _operations(delta: ElementDelta) -> int:
     return len(entries) + slots + len(delta.delete_slots) + len(delta.add_slots)
 
 
-def _at_once(family: Family, layout: SetLayout, delta: ElementDelta) -> Iterator[Message]:
+def _at_once(
+    family: Family, layout: SetLayout, delta: ElementDelta, counts: Counts
+) -> Iterator[Message]:
     """Everything of one set: the deletions first, so that a value is replaced by both."""
     if delta.flush:
         yield flush_set(layout, family)
@@ -88,27 +96,27 @@ def _at_once(family: Family, layout: SetLayout, delta: ElementDelta) -> Iterator
     if delta.delete_slots:
         yield from delete_slots(layout, family, delta.delete_slots)
     if delta.add:
-        yield from add_elements(layout, family, delta.add)
+        yield from add_elements(layout, family, delta.add, counts)
     if delta.add_slots:
-        yield from add_slots(layout, family, delta.add_slots)
+        yield from add_slots(layout, family, delta.add_slots, counts)
 
 
 def _units(
-    family: Family, deltas: Sequence[tuple[SetLayout, ElementDelta]]
+    family: Family, deltas: Sequence[tuple[SetLayout, ElementDelta, Counts]]
 ) -> Iterator[list[Message]]:
     """Messages that belong together, in order."""
     going: list[tuple[SetLayout, list[tuple[Key, Value]], list[tuple[Key, int]]]] = []
-    for layout, delta in deltas:
+    for layout, delta, counts in deltas:
         replaced = _replaced(layout, delta)
-        yield from _replacements(family, layout, delta, replaced)
+        yield from _replacements(family, layout, delta, replaced, counts)
         arriving = [row for row in delta.add if _owner(layout, row[0]) not in replaced]
         yield from ([m] for m in add_elements(layout, family, arriving))
         new = {(key, slot) for key, slot, _ in delta.add_slots}
         taken = set(delta.delete_slots)
         swapped = [row for row in delta.add_slots if row[:2] in taken]
-        yield from _swaps(family, layout, swapped)
+        yield from _swaps(family, layout, swapped, counts)
         fresh = (row for row in delta.add_slots if row[:2] not in taken)
-        yield from ([m] for m in add_slots(layout, family, fresh))
+        yield from ([m] for m in add_slots(layout, family, fresh, counts))
         leaving = [row for row in delta.delete if _owner(layout, row[0]) not in replaced]
         going.append((layout, leaving, [row for row in delta.delete_slots if row not in new]))
     for layout, entries, slots in reversed(going):
@@ -129,14 +137,19 @@ def _replaced(layout: SetLayout, delta: ElementDelta) -> dict[Key, None]:
 
 
 def _replacements(
-    family: Family, layout: SetLayout, delta: ElementDelta, owners: dict[Key, None]
+    family: Family,
+    layout: SetLayout,
+    delta: ElementDelta,
+    owners: dict[Key, None],
+    counts: Counts,
 ) -> Iterator[list[Message]]:
     """Units that delete and add the entries of some owners each."""
     old, new = _by_owner(layout, delta.delete, owners), _by_owner(layout, delta.add, owners)
     for chunk in _chunks(owners, _REPLACED_TOGETHER):
         gone = [row for owner in chunk for row in old[owner]]
         come = [row for owner in chunk for row in new[owner]]
-        yield [*delete_elements(layout, family, gone), *add_elements(layout, family, come)]
+        added = add_elements(layout, family, come, counts)
+        yield [*delete_elements(layout, family, gone), *added]
 
 
 def _by_owner(
@@ -151,12 +164,12 @@ def _by_owner(
 
 
 def _swaps(
-    family: Family, layout: SetLayout, slots: list[tuple[Key, int, Backend]]
+    family: Family, layout: SetLayout, slots: list[tuple[Key, int, Backend]], counts: Counts
 ) -> Iterator[list[Message]]:
     """Units that give some slots another backend each."""
     for chunk in _chunks(slots, _REPLACED_TOGETHER):
         old = delete_slots(layout, family, ((key, slot) for key, slot, _ in chunk))
-        yield [*old, *add_slots(layout, family, chunk)]
+        yield [*old, *add_slots(layout, family, chunk, counts)]
 
 
 def _chunks(items: Iterable[_T], size: int) -> Iterator[list[_T]]:

@@ -11,6 +11,7 @@ import pytest
 from netplane.core.model.address import Family
 from netplane.core.nftables.compile import compile_family
 from netplane.core.nftables.diff import (
+    WHOLE,
     Delta,
     ElementDelta,
     diff,
@@ -115,11 +116,12 @@ def test_a_leaving_endpoint_changes_the_verdict_and_the_chain() -> None:
     assert delta.delete_chains == delta.flush_chains == ("pick-3",)
     assert set(delta.chains) == {"pick-2"}
     assert delta.elements["endpoints"] == ElementDelta(
-        delete_slots=[(WEB, 0), (WEB, 2)], add_slots=[(WEB, 0, C)]
+        delete_slots=[(WEB, 0), (WEB, 2)], add_slots=[(WEB, 0, C)], moved={(WEB, 0): 2}
     )
     assert delta.elements["services"] == ElementDelta(
         delete=[(WEB, Verdict("pick-3", "default/web:http"))],
         add=[(WEB, Verdict("pick-2", "default/web:http"))],
+        moved={(WEB, WHOLE): WHOLE},
     )
 
 
