@@ -148,7 +148,7 @@ class Client:
             _watch_the_peer(response)
             yield Answer(response)
         finally:
-            response.close()  # a connection whose body was read is back in the pool already
+            _abandon(response)
 
     def _tls_context(self, credential: Credential) -> ssl.SSLContext:
         if self._tls is None or self._tls[0] != credential:
@@ -183,6 +183,17 @@ def _load_certificate(context: ssl.SSLContext, credential: Credential) -> None:
         file.write(credential.certificate + b"\n" + credential.key)
         file.flush()
         context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+
+
+def _abandon(response: aiohttp.ClientResponse) -> None:
+    """Close the connection of an answer that was not read to its end.
+
+    One that was is back in the pool already. No farewell is said (TLS has one): the peer may be
+    the very reason why we go, and would be waited for.
+    """
+    if response.connection is not None and response.connection.transport is not None:
+        response.connection.transport.abort()
+    response.close()
 
 
 def _watch_the_peer(response: aiohttp.ClientResponse) -> None:

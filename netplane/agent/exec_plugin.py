@@ -11,7 +11,7 @@ import contextlib
 import datetime as dt
 import os
 import signal
-from asyncio.subprocess import DEVNULL, PIPE, Process
+import subprocess
 
 import msgspec
 
@@ -21,7 +21,6 @@ from netplane.errors import WatchError
 
 TIMEOUT = 60.0  # seconds; some ask a cloud's API, which may be slow
 _MOST_OUTPUT = 1 << 20
-_CHUNK = 1 << 16
 
 
 class PluginCredential(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,7 +49,7 @@ async def run_plugin(
     plugin: ExecPlugin,
     access: Access,
     *,
-    timeout: float = TIMEOUT,  # noqa: ASYNC109
+    timeout: float = TIMEOUT,  # noqa: ASYNC109 (the caller does not care which part takes long)
 ) -> PluginCredential:
     """The credential that the plugin gives now.
 
@@ -59,13 +58,12 @@ async def run_plugin(
     """
     name = shown(plugin.command)
     try:
-        process = await asyncio.create_subprocess_exec(
+        transport, run = await asyncio.get_running_loop().subprocess_exec(
+            _Run,
             plugin.command,
             *plugin.args,
             env={**os.environ, **plugin.env, "KUBERNETES_EXEC_INFO": _exec_info(plugin, access)},
-            stdin=DEVNULL,
-            stdout=PIPE,
-            stderr=PIPE,
+            stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
     except (OSError, ValueError) as exc:
@@ -73,16 +71,33 @@ async def run_plugin(
         raise WatchError(f"exec plugin {name}: cannot be started: {exc}{hint}") from exc
     try:
         async with asyncio.timeout(timeout):
-            output, complaint = await _outputs(process)
-            status = await process.wait()
+            await run.over.wait()
     except TimeoutError as exc:
         raise WatchError(f"exec plugin {name}: no answer within {timeout:g} s") from exc
     finally:
-        await _end(process)
+        await _end(transport, run)
+    status = transport.get_returncode()
     if status != 0:
-        said = shown(complaint.decode(errors="replace").strip())
+        said = shown(run.complaint.decode(errors="replace").strip())
         raise WatchError(f"exec plugin {name}: exit status {status}: {said}")
-    return _decode(output, plugin, name)
+    return _decode(bytes(run.output), plugin, name)
+
+
+class _Run(asyncio.SubprocessProtocol):
+    """What a program prints, bounded; ``over`` when it has ended and closed its outputs."""
+
+    def __init__(self) -> None:
+        self.output = bytearray()
+        self.complaint = bytearray()
+        self.over = asyncio.Event()
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        kept = self.output if fd == 1 else self.complaint
+        kept += data[: max(_MOST_OUTPUT - len(kept), 0)]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self.over.set()
 
 
 def _decode(output: bytes, plugin: ExecPlugin, name: str) -> PluginCredential:
@@ -130,24 +145,10 @@ def _exec_info(plugin: ExecPlugin, access: Access) -> str:
     return msgspec.json.encode(document).decode()
 
 
-async def _outputs(process: Process) -> tuple[bytes, bytes]:
-    assert process.stdout is not None
-    assert process.stderr is not None
-    output, complaint = await asyncio.gather(_read(process.stdout), _read(process.stderr))
-    return output, complaint
-
-
-async def _read(stream: asyncio.StreamReader) -> bytes:
-    """The beginning of a stream; the rest is read too, so that the writer does not block."""
-    kept = bytearray()
-    while chunk := await stream.read(_CHUNK):
-        kept += chunk[: _MOST_OUTPUT - len(kept)]
-    return bytes(kept)
-
-
-async def _end(process: Process) -> None:
+async def _end(transport: asyncio.SubprocessTransport, run: _Run) -> None:
     """End a plugin that goes on, and what it started: they are a session of their own."""
-    if process.returncode is None:
+    if transport.get_returncode() is None:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
+            os.killpg(transport.get_pid(), signal.SIGKILL)
+    transport.close()
+    await run.over.wait()

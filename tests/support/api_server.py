@@ -136,6 +136,11 @@ class ApiServer:
         """What was scripted and has not happened yet."""
         return [fault for _, fault in self._script]
 
+    @property
+    def watches(self) -> int:
+        """How many watches stand."""
+        return len(self.store.watchers)
+
     def asked(self, kind: str, *, watches: bool) -> list[Request]:
         """The requests for a kind so far."""
         path = next(p for p, c in self.store.collections.items() if c.kind == kind)
