@@ -102,6 +102,9 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
 }
 
 
+_DRAWS = 6
+
+
 @pytest.fixture(scope="module")
 def traffic() -> Iterator[Traffic]:
     with new_topology(Addresses(node=(NODE.ip,), pods=(NODE.podCIDR,))) as topology:
@@ -118,7 +121,13 @@ def test_what_is_right_passes(traffic: Traffic) -> None:
 def test_what_is_wrong_is_named(traffic: Traffic, case: str) -> None:
     name, changes, complaint = WRONG[case]
     packet = msgspec.structs.replace(RIGHT[name], **changes)
-    wrong = judge(traffic, NODE, [packet], lambda _: False)
+    # What is random may look right once in a while: a few draws of endpoints, not their number,
+    # are what a case is about.
+    wrong: list[str] = []
+    for _ in range(_DRAWS):
+        wrong = judge(traffic, NODE, [packet], lambda _: False)
+        if wrong:
+            break
     assert len(wrong) >= 1
     assert complaint in wrong[0]
 
