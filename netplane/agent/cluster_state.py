@@ -224,7 +224,9 @@ class ClusterState:
             return
         self._touch(service)
         for name in self._slices.pop(service, {}):
-            self._feeds.pop(ObjectKey(ENDPOINT_SLICE.kind, service.namespace, name), None)
+            key = ObjectKey(ENDPOINT_SLICE.kind, service.namespace, name)
+            if self._feeds.get(key) == service:  # else it has moved to another Service already
+                del self._feeds[key]
         for piece in slices:
             self._slices[service][piece.name] = piece
             self._feeds[ObjectKey(ENDPOINT_SLICE.kind, piece.namespace, piece.name)] = service

@@ -55,6 +55,7 @@ class ManifestFiles:
         self._wall = wall
         self._stamps: dict[Path, _Stamp] = {}
         self._folders: frozenset[Path] = frozenset()
+        self._roots: dict[Path, _Stamp | None] = {}
 
     @property
     def manifests(self) -> Iterator[Manifest]:
@@ -83,12 +84,12 @@ class ManifestFiles:
         Raises:
             InputError: A path is not readable; everything stays as it was said.
         """
-        if touched is None or not self._are_files(touched):
+        if touched is None or self._is_strange(touched):
             present = self._scan()
             gone = (self.said.keys() | self.faults.keys()) - present.keys()
             fresh = {p: stamp for p, stamp in present.items() if self._stamps.get(p) != stamp}
         else:
-            looked = {path: _look(path) for path in touched}
+            looked = {path: _look(path) for path in touched if self._is_ours(path)}
             gone = {path for path, stamp in looked.items() if stamp is None}
             fresh = {path: stamp for path, stamp in looked.items() if stamp is not None}
         lost = gone & self.said.keys()
@@ -125,16 +126,33 @@ class ManifestFiles:
         self.faults.pop(path, None)
         return True
 
-    def _are_files(self, touched: Collection[Path]) -> bool:
-        """Whether these are manifests of ours, and not, say, a link they are behind."""
-        return all(
-            (path in self._paths and path not in self._folders)
-            or (path.parent in self._folders and _counts(path.name))
-            for path in touched
+    def is_unchanged(self) -> bool:
+        """Whether the paths are what they were at the last full look, as far as they tell.
+
+        A directory tells of files that come and go, not of what is written into them.
+        """
+        return bool(self._roots) and {path: _tell(path) for path in self._paths} == self._roots
+
+    def _is_ours(self, path: Path) -> bool:
+        if path in self._folders:
+            return False
+        return path in self._paths or (path.parent in self._folders and _counts(path.name))
+
+    def _is_strange(self, touched: Collection[Path]) -> bool:
+        """Whether something happened that more than one file may depend on.
+
+        A directory was moved, or a link, as which ConfigMaps put all their files in place. What
+        else is not ours is passed over: mostly a file that is written before it gets its name.
+        """
+        others = [path for path in touched if not self._is_ours(path)]
+        return any(
+            path in self._folders or path.is_symlink() or path.is_dir() or not path.parent.is_dir()
+            for path in others
         )
 
     def _scan(self) -> dict[Path, _Stamp]:
         """All files that are there; notes which of the paths are directories."""
+        roots = {path: _tell(path) for path in self._paths}  # before: what follows may be late
         found: dict[Path, _Stamp | None] = {}
         folders = set()
         for path in self._paths:
@@ -149,11 +167,20 @@ class ManifestFiles:
             except OSError as exc:
                 raise InputError(f"{safe_origin(str(path))}: {exc.strerror}") from exc
         self._folders = frozenset(folders)
+        self._roots = roots
         return {path: stamp for path, stamp in found.items() if stamp is not None}
 
 
 def _counts(name: str) -> bool:
     return name.endswith(SUFFIXES)
+
+
+def _tell(path: Path) -> _Stamp | None:
+    """The stamp of whatever is there."""
+    try:
+        return _stamp(path.stat())
+    except OSError:
+        return None
 
 
 def _look(path: Path) -> _Stamp | None:
