@@ -177,11 +177,12 @@ def test_a_snapshot_is_adopted_by_its_difference() -> None:
 def test_a_slice_that_moved_in_a_snapshot_can_move_on(first: str, then: str) -> None:
     """Whichever of the two Services comes first when the snapshot is adopted."""
     state = ClusterState("node-1")
-    state.adopt(snapshot_of([endpoint_slice(first, name="x"), endpoint_slice("c")]))
-    state.adopt(snapshot_of([endpoint_slice(then, name="x"), endpoint_slice("c")]))
+    stay = [endpoint_slice(name) for name in "abc"]
+    state.adopt(snapshot_of([endpoint_slice(first, name="x"), *stay]))
+    state.adopt(snapshot_of([endpoint_slice(then, name="x"), *stay]))
     state.take()
     state.upsert(manifest(endpoint_slice("c", name="x")))
     change = state.take()
     assert change is not None
     names = {name.name: [s.name for s in slices] for name, slices in change.slices.items()}
-    assert names == {then: [], "c": ["c-ipv4", "x"]}
+    assert names == {then: [f"{then}-ipv4"], "c": ["c-ipv4", "x"]}
