@@ -312,9 +312,8 @@ class ListWatch:
         yield Upsert(item.manifest)
 
     def _bury(self, key: ObjectKey, version: int) -> None:
-        """Remember a deletion, so that a late event does not bring the object back."""
-        self._tombstones.pop(key, None)
-        self._tombstones[key] = version
+        """Remember the newest deletion, so that no late event brings the object back."""
+        self._tombstones[key] = max(version, self._tombstones.pop(key, version))
         if len(self._tombstones) > _MOST_TOMBSTONES:
             del self._tombstones[next(iter(self._tombstones))]
 

@@ -181,6 +181,11 @@ def test_the_rest_of_a_broken_event_does_not_spoil_the_next_connection() -> None
         pytest.param([("MODIFIED", "a", 13), ("DELETED", "a", 12)], ["+a"], id="late-end"),
         pytest.param([("DELETED", "b", 12)], [], id="end-of-an-unknown-one"),
         pytest.param(
+            [("DELETED", "a", 13), ("DELETED", "a", 11), ("ADDED", "a", 12)],
+            ["-a"],
+            id="an-older-end-after-the-last",
+        ),
+        pytest.param(
             [("MODIFIED", "a", "x"), ("MODIFIED", "a", "w")], ["+a", "+a"], id="no-order"
         ),
     ],
