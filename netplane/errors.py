@@ -115,9 +115,17 @@ class BusyError(ApplyError):
 
 
 class StaleError(ApplyError):
-    """Another process committed between our observe and our commit; observe again."""
+    """Another process committed between our observe and our commit; observe again.
+
+    Attributes:
+        doubtful: The kernel's answer was lost: it may have been our own commit.
+    """
 
     retryable = True
+
+    def __init__(self, message: str, *, doubtful: bool = False) -> None:
+        super().__init__(message)
+        self.doubtful = doubtful
 
 
 class RefusedError(ApplyError):

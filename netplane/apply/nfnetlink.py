@@ -308,7 +308,9 @@ class NfnetlinkSocket:
         self._drain()
         if self.generation() == before:
             return BusyError("the kernel's errors overflowed the buffer; nothing was written")
-        return StaleError("the kernel's answer was lost, the ruleset has moved; observe again")
+        return StaleError(
+            "the kernel's answer was lost, the ruleset has moved; observe again", doubtful=True
+        )
 
     def _ask(self, request: Message) -> Iterator[Reply]:
         """Send one message; its answers, up to the end of the dump or the single answer."""

@@ -9,7 +9,7 @@ several more; so the attempts grow with the logarithm of the refusals.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -17,10 +17,12 @@ from netplane.apply.nfnetlink import NfnetlinkSocket
 from netplane.apply.nfnetlink_errors import Refusal, TransactionRefusedError
 from netplane.core.nftables.wire import Message, MessageType
 from netplane.core.nftables.wire_places import Quarantine, split, without
-from netplane.errors import BusyError
+from netplane.errors import BusyError, StaleError
 
 #: A kernel short of memory is asked again this often; each time it wrote nothing.
 _BUSY_ATTEMPTS = 3
+#: Harmless foreign commits in a row that may come between; at 1,000 a second, few ever do.
+_STALE_ATTEMPTS = 100
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,7 +43,11 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def commit_all(
-    link: NfnetlinkSocket, series: Iterable[list[Message]], *, generation: int | None
+    link: NfnetlinkSocket,
+    series: Iterable[list[Message]],
+    *,
+    generation: int | None,
+    vouch: Callable[[int], int | None] | None = None,
 ) -> Outcome:
     """Commit transactions one after the other.
 
@@ -50,9 +56,12 @@ def commit_all(
         series: As ``wire_transactions.transactions`` yields them; taken as they are needed.
         generation: What was observed. Each transaction is refused if anybody else committed
             since then; None commits onto whatever is there.
+        vouch: Tells the newest generation where all that came after one did no harm, None where
+            it did (``witness.Witness.vouch``).
 
     Raises:
-        StaleError: Somebody else did. What came before is written; observe again.
+        StaleError: Somebody else did, and nobody vouches for it. What came before is written;
+            observe again.
         TransactionRefusedError: A message was refused that is no element and makes no chain.
         ApplyError: See ``NfnetlinkSocket.commit``; every transaction before is written.
     """
@@ -60,7 +69,7 @@ def commit_all(
     refused: list[Refusal] = []
     count = elements = 0
     for messages in series:
-        kept = _commit(link, messages, generation, quarantine, refused)
+        kept, generation = _commit(link, messages, generation, vouch, quarantine, refused)
         if not kept:
             continue
         count += 1
@@ -77,33 +86,59 @@ def following(generation: int) -> int:
     return (generation + 1) & 0xFFFFFFFF or 1
 
 
-def _commit(
+def _commit(  # noqa: PLR0913, PLR0917 (one call site)
     link: NfnetlinkSocket,
     messages: list[Message],
     generation: int | None,
+    vouch: Callable[[int], int | None] | None,
     quarantine: Quarantine,
     refused: list[Refusal],
-) -> list[Message]:
-    """Commit one transaction without what is refused; what was committed of it in the end."""
+) -> tuple[list[Message], int | None]:
+    """Commit one transaction without what is refused.
+
+    Returns:
+        What was committed of it in the end, and the generation it was committed onto.
+    """
     kept = quarantine.filter(messages) if quarantine else messages
     while kept:
         try:
-            _patiently(link, kept, generation)
+            generation = _patiently(link, kept, generation, vouch)
         except TransactionRefusedError as exc:
             kept = _without_refused(kept, exc, quarantine, refused)
         else:
             break
-    return kept
+    return kept, generation
 
 
-def _patiently(link: NfnetlinkSocket, messages: list[Message], generation: int | None) -> None:
-    for _ in range(_BUSY_ATTEMPTS - 1):
+def _patiently(
+    link: NfnetlinkSocket,
+    messages: list[Message],
+    generation: int | None,
+    vouch: Callable[[int], int | None] | None,
+) -> int | None:
+    """Commit, again where the kernel was short of memory or others were quicker and did no harm.
+
+    Returns:
+        The generation it was committed onto.
+    """
+    busy = stale = 0
+    while True:
         try:
             link.commit(messages, generation=generation)
         except BusyError:
-            continue
-        return
-    link.commit(messages, generation=generation)
+            busy += 1
+            if busy == _BUSY_ATTEMPTS:
+                raise
+        except StaleError as exc:
+            stale += 1
+            if exc.doubtful or vouch is None or generation is None or stale == _STALE_ATTEMPTS:
+                raise
+            newer = vouch(generation)
+            if newer in {None, generation}:
+                raise
+            generation = newer
+        else:
+            return generation
 
 
 def _without_refused(

@@ -1,9 +1,9 @@
-"""Who changed nftables: the kernel's notices of committed transactions, in one namespace.
+"""Who changed what in nftables: the kernel's notices of committed transactions, in one namespace.
 
 The kernel multicasts what each transaction did, and at its end one NFT_MSG_NEWGEN with the new
-generation id, the process and its program (nf_tables_api.c, nf_tables_gen_notify). Only those last
-notices are read here: they say that there is something to look at, and whether it was us. What
-changed is for a comparison to find out.
+generation id, the process and its program (nf_tables_api.c, nf_tables_gen_notify). Of what was
+done only the places are read, table and chain: they say whether there is something to look at.
+What changed there is for a comparison to find out.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 from netplane.apply.netns import Namespace
+from netplane.apply.tools import is_ours
 from netplane.core.nftables.wire import MessageType, attributes, read_number, read_text, replies
 from netplane.errors import ApplyError, PrivilegeError, WireError
 
@@ -27,19 +28,36 @@ _BUFFER: Final = 8 << 20
 _DATAGRAM: Final = 1 << 16
 _NFGEN_SIZE: Final = 4
 _NFTA_GEN_ID, _NFTA_GEN_PROC_PID, _NFTA_GEN_PROC_NAME = 1, 2, 3
+_NFT_MESSAGES: Final = range(MessageType.NFT_MSG_NEWTABLE, MessageType.NFT_MSG_NEWTABLE + 0x100)
+_NFTA_TABLE: Final = 1  # of every message about something in a table (NFTA_*_TABLE)
+#: Where the messages about chains and rules name their chain: NFTA_CHAIN_NAME, NFTA_RULE_CHAIN.
+_CHAIN_ATTRIBUTE: Final[dict[int, int]] = {
+    MessageType.NFT_MSG_NEWCHAIN: 3,
+    MessageType.NFT_MSG_DELCHAIN: 3,
+    MessageType.NFT_MSG_NEWRULE: 2,
+    MessageType.NFT_MSG_DELRULE: 2,
+}
+
+
+class Place(NamedTuple):
+    """What a transaction touched: a table, or one chain of it ("" for anything else in it)."""
+
+    table: str
+    chain: str = ""
 
 
 class Commit(NamedTuple):
-    """A committed transaction: the generation it made, and who committed it."""
+    """A committed transaction: the generation it made, who committed it, and where."""
 
     generation: int
     pid: int
     program: str
+    places: frozenset[Place] = frozenset()
 
     @property
     def ours(self) -> bool:
-        """Whether this very process committed it."""
-        return self.pid == os.getpid()
+        """Whether this very process, or a tool that it runs, committed it."""
+        return self.pid == os.getpid() or is_ours(self.pid)
 
 
 class Notices(NamedTuple):
@@ -60,6 +78,7 @@ class NftEvents:
     def __init__(self, namespace: Namespace) -> None:
         self._namespace = namespace
         self._socket: socket.socket | None = None
+        self._reader = CommitReader()
 
     def __enter__(self) -> Self:
         self._socket = self._namespace.call(_open)
@@ -94,24 +113,48 @@ class NftEvents:
                 if exc.errno != errno.ENOBUFS:
                     raise ApplyError(f"cannot read nftables' notices: {exc.strerror}") from exc
                 lost = True
+                self._reader = CommitReader()
                 continue
             if port == 0:
-                commits += commits_in(datagram)
+                commits += self._reader.feed(datagram)
 
 
-def commits_in(datagram: bytes) -> list[Commit]:
-    """The commits one datagram tells of; a damaged datagram tells of none."""
-    try:
-        return [
-            _commit(reply.body)
-            for reply in replies(datagram)
-            if reply.kind == MessageType.NFT_MSG_NEWGEN
-        ]
-    except WireError:
-        return []
+class CommitReader:
+    """Puts commits together out of datagrams, of which a transaction may take many."""
+
+    def __init__(self) -> None:
+        self._places: set[Place] = set()
+
+    def feed(self, datagram: bytes) -> list[Commit]:
+        """The commits that this datagram ends; a damaged datagram ends none."""
+        commits = []
+        try:
+            for reply in replies(datagram):
+                if reply.kind == MessageType.NFT_MSG_NEWGEN:
+                    commits.append(_commit(reply.body, frozenset(self._places)))
+                    self._places.clear()
+                elif reply.kind in _NFT_MESSAGES:
+                    self._places.add(_place(reply.kind, reply.body))
+        except WireError:
+            return []
+        return commits
 
 
-def _commit(body: bytes) -> Commit:
+def _place(kind: int, body: bytes) -> Place:
+    table, chain = "", ""
+    naming_chain = _CHAIN_ATTRIBUTE.get(kind)
+    for number, start, end in attributes(body, _NFGEN_SIZE, len(body)):
+        if number == _NFTA_TABLE:
+            table = read_text(body, start, end)
+            if naming_chain is None:
+                break
+        elif number == naming_chain:
+            chain = read_text(body, start, end)
+            break
+    return Place(table, chain)
+
+
+def _commit(body: bytes, places: frozenset[Place]) -> Commit:
     generation, pid, program = 0, 0, ""
     for kind, start, end in attributes(body, _NFGEN_SIZE, len(body)):
         if kind == _NFTA_GEN_ID:
@@ -120,7 +163,7 @@ def _commit(body: bytes) -> Commit:
             pid = read_number(body, start, end)
         elif kind == _NFTA_GEN_PROC_NAME:
             program = read_text(body, start, end)
-    return Commit(generation, pid, program)
+    return Commit(generation, pid, program, places)
 
 
 def _open() -> socket.socket:

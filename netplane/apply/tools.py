@@ -8,14 +8,19 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from netplane.apply.netns import Namespace
 from netplane.errors import ToolError
 
 # Where distributions keep administrators' programs; a user's PATH often lacks them.
 _SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+
+
+#: The processes started last, so that the kernel's notices of what they did are known for ours.
+_STARTED: Final[deque[int]] = deque(maxlen=256)
 
 
 class Completed(NamedTuple):
@@ -30,6 +35,11 @@ def find(program: str) -> str | None:
     """The path of a program, or None where it is not installed."""
     path = os.environ.get("PATH", "")
     return shutil.which(program, path=os.pathsep.join([path, *_SBIN]))
+
+
+def is_ours(pid: int) -> bool:
+    """Whether a process is one of the last few hundred that ``run`` has started."""
+    return pid in _STARTED
 
 
 def run(
@@ -50,20 +60,25 @@ def run(
     if program is None:
         raise ToolError(f"{argv[0]} is not installed; `netplane doctor` says which package has it")
 
-    def call() -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(
+    def call() -> Completed:
+        with subprocess.Popen(
             [program, *argv[1:]],
-            input=stdin,
-            capture_output=True,
-            check=False,
-            timeout=timeout,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             env={**os.environ, "LC_ALL": "C"},
-        )
+        ) as process:
+            _STARTED.append(process.pid)
+            try:
+                stdout, stderr = process.communicate(stdin, timeout=timeout)
+            except BaseException:
+                process.kill()
+                raise
+            return Completed(process.returncode, stdout, stderr.decode(errors="replace"))
 
     try:
-        done = namespace.call(call)
+        return namespace.call(call)
     except subprocess.TimeoutExpired as exc:
         raise ToolError(f"{argv[0]} did not end within {timeout:.0f} s and was killed") from exc
     except OSError as exc:
         raise ToolError(f"{argv[0]} cannot be started: {exc.strerror}") from exc
-    return Completed(done.returncode, done.stdout, done.stderr.decode(errors="replace"))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netplane.apply.netns import Namespace
-from netplane.apply.nft_events import Commit, NftEvents, commits_in
+from netplane.apply.nft_events import Commit, CommitReader, NftEvents, Place
 from tests.support.netns import new_netns, run_tool
 
 pytestmark = pytest.mark.kernel
@@ -34,6 +34,8 @@ def test_a_commit_of_another_process_is_told(netns: Namespace) -> None:
         first, second = _commits(events, 2)
         assert first.program == "nft"
         assert not first.ours
+        assert first.places == {Place("netplane-test")}
+        assert second.places == {Place("netplane-test", "c")}
         assert second.generation == first.generation + 1
         assert events.read().commits == ()
 
@@ -62,13 +64,29 @@ _NEWGEN = bytes.fromhex(
 )
 
 
+_NEWCHAIN = bytes.fromhex(
+    "34000000 030a 0000 00000000 00000000"  # nlmsghdr: 52 bytes, NFT_MSG_NEWCHAIN
+    "02 00 0000"  # nfgenmsg
+    "0800 0100 6e617400"  # NFTA_CHAIN_TABLE
+    "0c00 0200 0000000000000001"  # NFTA_CHAIN_HANDLE
+    "0a00 0300 444f434b00 00 0000"  # NFTA_CHAIN_NAME
+)
+
+
 def test_a_notice_is_read() -> None:
-    assert commits_in(_NEWGEN) == [Commit(7, 42, "nft")]
+    assert CommitReader().feed(_NEWGEN) == [Commit(7, 42, "nft")]
+
+
+def test_a_transaction_is_read_across_datagrams() -> None:
+    reader = CommitReader()
+    assert reader.feed(_NEWCHAIN) == []
+    places = frozenset({Place("nat", "DOCK")})
+    assert reader.feed(_NEWGEN + _NEWGEN) == [Commit(7, 42, "nft", places), Commit(7, 42, "nft")]
 
 
 @given(st.integers(0, len(_NEWGEN) - 1), st.integers(1, 255))
 def test_a_damaged_notice_never_raises(position: int, change: int) -> None:
     damaged = bytearray(_NEWGEN)
     damaged[position] ^= change
-    assert len(commits_in(bytes(damaged))) <= 1
-    assert commits_in(_NEWGEN[:position]) == []
+    assert len(CommitReader().feed(bytes(damaged))) <= 1
+    assert CommitReader().feed(_NEWGEN[:position]) == []

@@ -112,7 +112,9 @@ def ladder(levels: int) -> str:
         pytest.param("&a [x]: 1", "line 1: a key must be a scalar", id="list-as-key"),
         pytest.param("a: &a [x]\n*a : 1", "line 2: a key must be a string", id="alias-as-key"),
         pytest.param("<<: [1]", "<< takes a mapping", id="merge-of-numbers"),
-        pytest.param("a: " + "[" * 5_000, "nested more than 100 levels deep", id="deep-yaml"),
+        pytest.param("a: " + "[" * 150, "nested more than 100 levels deep", id="deep-yaml"),
+        # A newer libyaml has a limit of its own, which it may meet first: "nesting depth".
+        pytest.param("a: " + "[" * 5_000, "nest", id="very-deep-yaml"),
         pytest.param("a: .nan", "line 1: .nan is not a number that JSON has", id="yaml-nan"),
         pytest.param("a: -.INF", "line 1: -.INF is not a number that JSON has", id="yaml-inf"),
         pytest.param("a: !!float .nan", ".nan is not a number", id="yaml-nan-tagged"),

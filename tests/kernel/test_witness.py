@@ -1,0 +1,78 @@
+"""Whose commits matter: foreign ones elsewhere are vouched for, those that concern us alarm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from netplane.apply.netns import Namespace
+from netplane.apply.nfnetlink import NfnetlinkSocket
+from netplane.apply.tools import run
+from netplane.apply.witness import Witness, concern_of
+from netplane.config import Mode
+from tests.support.netns import run_tool
+
+pytestmark = pytest.mark.kernel
+
+
+@pytest.fixture
+def witness(netns: Namespace) -> Iterator[Witness]:
+    with Witness(netns, concern_of("nftables")) as witness:
+        yield witness
+
+
+def _generation(netns: Namespace) -> int:
+    with NfnetlinkSocket(netns) as link:
+        return link.generation()
+
+
+def test_commits_elsewhere_are_vouched_for(netns: Namespace, witness: Witness) -> None:
+    before = _generation(netns)
+    assert witness.vouch(before) is None, "nothing was heard yet"
+    for number in range(3):
+        run_tool(["nft", f"add table ip other{number}"], inside=netns)
+    now = _generation(netns)
+    assert now == before + 3
+    assert witness.vouch(before) == now
+    assert witness.vouch(before + 2) == now
+    assert witness.vouch(now) == now
+    assert witness.vouch(before - 1) is None, "what came before was not heard"
+    assert witness.vouch(now + 1) is None, "what is still to come neither"
+    assert not witness.alarmed()
+
+
+def test_a_foreign_hand_in_our_table_alarms_once(netns: Namespace, witness: Witness) -> None:
+    before = _generation(netns)
+    run_tool(["nft", "add table ip netplane"], inside=netns)
+    assert witness.vouch(before) is None
+    assert witness.vouch(_generation(netns)) == _generation(netns)
+    assert witness.alarmed()
+    assert not witness.alarmed()
+
+
+def test_our_own_tools_do_not(netns: Namespace, witness: Witness) -> None:
+    before = _generation(netns)
+    run(netns, ["nft", "add table ip netplane"])
+    assert witness.vouch(before) == before + 1
+    assert not witness.alarmed()
+
+
+@pytest.mark.parametrize(
+    ("argv", "alarms"),
+    [
+        pytest.param(["-t", "nat", "-N", "DOCKER"], False, id="a-chain-of-its-own"),
+        pytest.param(["-t", "nat", "-N", "KUBE-X"], True, id="a-chain-like-ours"),
+        pytest.param(["-t", "nat", "-I", "PREROUTING", "-j", "RETURN"], True, id="a-rule-on-top"),
+        pytest.param(["-t", "mangle", "-A", "PREROUTING", "-j", "RETURN"], False, id="mangle"),
+    ],
+)
+def test_in_iptables_mode_our_chains_and_those_that_jump_there_count(
+    netns: Namespace, argv: list[str], alarms: bool
+) -> None:
+    mode: Mode = "iptables"
+    for table in ("nat", "mangle"):  # iptables-nft makes tables and hooks with the first use
+        run_tool(["iptables-nft", "-t", table, "-A", "PREROUTING", "-j", "ACCEPT"], inside=netns)
+    with Witness(netns, concern_of(mode)) as witness:
+        run_tool(["iptables-nft", *argv], inside=netns)
+        assert witness.alarmed() is alarms
