@@ -15,8 +15,8 @@ import msgspec
 
 from bench.inside import node_config
 from bench.states import NODES
-from netplane.apply.engine import Engine
 from netplane.apply.netns import Namespace
+from netplane.apply.nftables_engine import NftablesEngine
 from netplane.apply.sync import plan_for
 from netplane.core.model.cluster import build_snapshot
 from netplane.core.model.documents import parse
@@ -31,7 +31,7 @@ def main(path: Path, netns: str, count: int) -> None:
     slices = [pieces[0] for pieces in snapshot.slices.values()]
     events = [_replaced(slices[turn * _STRIDE % len(slices)], turn) for turn in range(count)]
     node = plan_for(node_config(), snapshot).node
-    with Namespace(netns) as namespace, Engine(namespace, node) as engine:
+    with Namespace(netns) as namespace, NftablesEngine(namespace, node) as engine:
         engine.sync(snapshot)
         # A process that has been running: its start-up garbage is gone.
         gc.collect()

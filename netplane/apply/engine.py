@@ -1,56 +1,42 @@
-"""The nftables mode of a process that goes on: a change costs what changed, at any size.
+"""What a process that goes on asks of a mode: take in what changed, and write that alone.
 
     sync     snapshot -> plan -> observe everything -> write the difference
-    change   one Service or slice -> its plan -> its elements -> one netlink transaction
+    change   some Services or slices -> their plans -> what they have in the kernel
+    turn_to  other facts of the node -> everything planned again -> the difference
+    verify   look whether the kernel still is as it should be -> mend what is not
 
-The ruleset's generation is the lock. While nobody else writes, the kernel is never read: the
-engine knows every slot it has filled. Where somebody has, or a write failed, what is known is
-thrown away and everything is observed again.
+One thread uses an engine. It remembers what it has written, so a change costs what changed; where
+that memory is in doubt (a write failed, somebody else has written) everything is observed again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import msgspec
 
 from netplane.apply.netns import Namespace
-from netplane.apply.nfnetlink import NfnetlinkSocket
-from netplane.apply.nfnetlink_errors import Refusal
-from netplane.apply.nftables_observe import Sight, Target, observe
-from netplane.apply.nftables_tool import NftTool
-from netplane.apply.nftables_write import Writer, Written
+from netplane.config import Mode
 from netplane.core.model.service import EndpointSlice, Service, ServiceName
 from netplane.core.model.snapshot import Snapshot
-from netplane.core.nftables.diff import Delta, diff, is_elementary, placed
-from netplane.core.nftables.layout import Elements, Ruleset
-from netplane.core.nftables.live import LiveTable
-from netplane.core.nftables.program import is_follower
-from netplane.core.nftables.record import NOTHING, Wanted, text_digest
-from netplane.core.nftables.refused import labels_of, service_of
-from netplane.core.nftables.report import report
-from netplane.core.nftables.retold import Retold
-from netplane.core.plan.changes import Changes, merged
-from netplane.core.plan.incremental import Planner, Replanned
+from netplane.core.plan.changes import Changes
+from netplane.core.plan.incremental import Replanned
 from netplane.core.plan.node import NodeView
 from netplane.core.plan.plan import Plan
-from netplane.errors import ApplyError
-from netplane.rendering import environment
-
-_ATTEMPTS = 3
 
 
 class Applied(msgspec.Struct, frozen=True, kw_only=True):
-    """What a sync or a change has done.
+    """What an engine has done.
 
     Attributes:
         changes: What it has changed in the kernel; false where nothing had to be.
-        refused: Services of which the kernel refused something, with its words. Their frontends
-            are as they were; they are tried again with each sync and each change of their own.
-        replanned: The Services whose plan is another now.
-        observed: The kernel's tables were read.
+        refused: Services of which the kernel refused something, with its words. They are as they
+            were; they are tried again with each sync, each look and each change of their own.
+        replanned: The Services whose plan is another than when the last call returned that did;
+            what a call that failed had planned is among it.
+        observed: The kernel was read.
     """
 
     changes: Changes
@@ -59,32 +45,15 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True):
     observed: bool = False
 
 
-class Engine:
-    """Keeps one namespace's tables what the plan says; a context manager, used by one thread.
+class Engine(Protocol):
+    """Keeps the rules of one mode in one namespace what the plan says; a context manager.
 
-    Args:
-        namespace: Where, entered.
-        node: What the plan is for.
-        postpone: See ``Writer``.
-
-    Every method raises ApplyError where the kernel or nft fails as a whole. Nothing owed is
+    Every method raises ApplyError where the kernel or a tool fails as a whole. Nothing owed is
     forgotten by that: the next call writes it.
     """
 
-    def __init__(
-        self, namespace: Namespace, node: NodeView, *, postpone: bool | None = None
-    ) -> None:
-        self._planner = Planner(node)
-        self._link = NfnetlinkSocket(namespace)
-        self._tool = NftTool(namespace)
-        self._writer = Writer(self._link, self._tool, postpone=postpone)
-        self._tables: list[LiveTable] | None = None  # None: what is in the kernel is not known
-        self._generation = 0
-        self._refused: dict[ServiceName, str] = {}
-
     def __enter__(self) -> Self:
-        self._link.__enter__()
-        return self
+        """Open what it takes to write."""
 
     def __exit__(
         self,
@@ -92,17 +61,18 @@ class Engine:
         value: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        self._link.__exit__(kind, value, tb)
+        """Close that; the rules stay."""
 
     @property
     def plan(self) -> Plan:
         """What traffic should do; made anew, at the cost of all Services."""
-        return self._planner.plan()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What had to be left out so far, in words: IPv6, on a kernel without it."""
 
     def sync(self, snapshot: Snapshot) -> Applied:
         """Take in everything, observe everything, and write what differs."""
-        replanned = tuple(self._planner.replace(snapshot))
-        return self._look(replanned)
 
     def change(
         self,
@@ -115,137 +85,32 @@ class Engine:
             services: New or changed Services; None for those that are gone.
             slices: Per Service all of its slices, where any of them changed.
         """
-        replanned = tuple(self._planner.update(services, slices))
-        # Until it has been written whole, the tables are not as they say they are.
-        tables, self._tables = self._tables, None
-        if tables is None or self._concerns_refused(services, slices, replanned):
-            return self._look(replanned)
-        deltas, changes = _update(tables, replanned)
-        if not changes:
-            self._tables = tables
-            return Applied(changes=changes, refused=self._refused, replanned=replanned)
-        believed = [table.elements for table in tables]
-        try:
-            written = self._write(deltas, tables)
-        except ApplyError as exc:
-            if not exc.retryable:
-                raise
-            return self._look(replanned, believed)
-        if written.refused:
-            again = self._look(replanned, believed)
-            return msgspec.structs.replace(again, changes=merged([changes, again.changes]))
-        self._tables, self._generation = tables, written.generation
-        return Applied(changes=changes, refused=self._refused, replanned=replanned)
 
-    def _concerns_refused(
-        self,
-        services: Mapping[ServiceName, object],
-        slices: Mapping[ServiceName, object],
-        replanned: Sequence[Replanned],
-    ) -> bool:
-        """Whether a Service is among these that is not in the kernel as it was planned."""
-        if not self._refused:
-            return False
-        touched = {*services, *slices, *(change.service for change in replanned)}
-        return not touched.isdisjoint(self._refused)
+    def turn_to(self, node: NodeView) -> Applied:
+        """Take in what the node is now: plan everything again, observe, write what differs.
 
-    def _write(self, deltas: Sequence[Delta], tables: Sequence[LiveTable]) -> Written:
-        """Write a change, and record it where it is one of the structure."""
-        written = self._writer.write(deltas, self._generation)
-        if all(map(is_elementary, deltas)):
-            return written
-        wanted = [
-            (table.ruleset.family, Wanted(text_digest(table.ruleset), NOTHING)) for table in tables
-        ]
-        return written._replace(generation=self._writer.note(wanted, written))
+        Where the node is as it was, this is a change of nothing.
+        """
 
-    def _look(
-        self, replanned: tuple[Replanned, ...], believed: Sequence[Elements] = ()
-    ) -> Applied:
-        """Observe everything and write what differs; where somebody was quicker, again."""
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                changes = self._adopt(believed)
-            except ApplyError as exc:
-                if not exc.retryable or attempt == _ATTEMPTS:
-                    raise
-                continue
-            return Applied(
-                changes=changes, refused=self._refused, replanned=replanned, observed=True
-            )
-        raise AssertionError("unreachable: the last attempt returns or raises")
+    def verify(self) -> Applied:
+        """Look whether the kernel is as it should be, and mend what is not.
 
-    def _adopt(self, believed: Sequence[Elements]) -> Changes:
-        """Observe, compare, write, and keep what the kernel then has."""
-        plan = self._planner.plan()
-        targets = [Target.of(family) for family in plan.families]
-        if believed:
-            targets = [t._replace(guess=g) for t, g in zip(targets, believed, strict=True)]
-        sight = observe(self._link, self._tool, targets, slots=True)
-        deltas = [
-            diff(target.ruleset, seen.observed)
-            for target, seen in zip(targets, sight.tables, strict=True)
-        ]
-        written = Written(sight.generation)
-        if any(deltas) or not all(seen.recorded for seen in sight.tables):
-            written = self._writer.write(deltas, sight.generation)
-            wanted = [(t.ruleset.family, Wanted.of(t.ruleset)) for t in targets]
-            written = written._replace(generation=self._writer.note(wanted, written))
-        self._refused = _named(written.refused, targets)
-        rulesets = [
-            placed(target.ruleset, seen.observed, delta)
-            for target, seen, delta in zip(targets, sight.tables, deltas, strict=True)
-        ]
-        self._generation = written.generation
-        if written.refused:
-            found = observe(self._link, self._tool, targets, slots=True)
-            rulesets = _found(targets, found)
-            self._generation = found.generation
-        self._tables = [
-            LiveTable(family.view, ruleset, family.ports, environment())
-            for family, ruleset in zip(plan.families, rulesets, strict=True)
-        ]
-        return merged(
-            report(target.ruleset, seen.observed, delta)
-            for target, seen, delta in zip(targets, sight.tables, deltas, strict=True)
-            if delta
-        )
+        ``changes`` tells what had been damaged. Services that were refused are tried again.
+        """
 
 
-def _update(
-    tables: Sequence[LiveTable], replanned: Sequence[Replanned]
-) -> tuple[list[Delta], Changes]:
-    """Each table's transaction, and all of them told."""
-    deltas = []
-    stories = []
-    for index, table in enumerate(tables):
-        before = tuple([port for change in replanned for port in change.before[index]])
-        after = tuple([port for change in replanned for port in change.after[index]])
-        if before or after:
-            delta = table.update(before, after)
-            deltas.append(delta)
-            stories.append(Retold(table.view, before, after, delta, environment()))
-    return deltas, Changes(*stories)
+def open_engine(mode: Mode, namespace: Namespace, node: NodeView) -> Engine:
+    """The engine of a mode; iptables mode writes with the variant the host uses.
 
+    Args:
+        mode: ``iptables`` or ``nftables``.
+        namespace: Where, entered.
+        node: What the plan is for, made for that mode.
+    """
+    if mode == "iptables":
+        from netplane.apply.iptables_engine import IptablesEngine
 
-def _named(refused: Sequence[Refusal], targets: Sequence[Target]) -> dict[ServiceName, str]:
-    """What was refused, by Service: the first refusal of each."""
-    named: dict[ServiceName, str] = {}
-    for refusal in refused:
-        for target in targets:
-            if refusal.place is not None and target.ruleset.family is refusal.family:
-                for label in labels_of(refusal.place, target.ruleset.elements):
-                    named.setdefault(service_of(label), f"{label}: {refusal}")
-    return named
+        return IptablesEngine(namespace, node)
+    from netplane.apply.nftables_engine import NftablesEngine
 
-
-def _found(targets: Sequence[Target], sight: Sight) -> list[Ruleset]:
-    """What the tables hold, where that is not what was wanted."""
-    return [
-        msgspec.structs.replace(
-            target.ruleset,
-            elements=seen.observed.elements,
-            chains={n: rules for n, rules in seen.observed.chains.items() if is_follower(n)},
-        )
-        for target, seen in zip(targets, sight.tables, strict=True)
-    ]
+    return NftablesEngine(namespace, node)

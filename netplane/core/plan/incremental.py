@@ -90,6 +90,18 @@ class Planner:
         }
         return self.update(services, slices)
 
+    def turn_to(self, node: NodeView) -> list[Replanned]:
+        """Take in what the node is now; returns the Services whose plan is another now.
+
+        The families are the same ones, whatever the node has of them (``build_view``).
+        Claims are not settled again: who owns an address does not depend on the node.
+        """
+        families = [view.family for view in node.families]
+        assert families == [view.family for view in self.node.families], families
+        self.node = node
+        self._position = Position(node.name, node.zone)
+        return [change for n in sorted(self._services) if (change := self._replan(n)) is not None]
+
     def plan(self, problems: Iterable[Problem] = ()) -> Plan:
         """The whole plan, as ``build_plan`` makes it; costs the number of Services.
 
@@ -185,6 +197,15 @@ class Planner:
         else:
             self._plans.pop(name, None)
         return Replanned(name, before, after)
+
+
+def joined(earlier: Iterable[Replanned], later: Iterable[Replanned]) -> tuple[Replanned, ...]:
+    """Two updates as one: per Service its plans before the first and after the last, sorted."""
+    found = {change.service: change for change in earlier}
+    for change in later:
+        first = found.get(change.service, change)
+        found[change.service] = Replanned(change.service, first.before, change.after)
+    return tuple(found[name] for name in sorted(found) if found[name].before != found[name].after)
 
 
 def _set(held: dict[ServiceName, _T], name: ServiceName, value: _T) -> None:

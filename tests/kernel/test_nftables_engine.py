@@ -9,15 +9,14 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 from netplane.apply import nftables_tool, tools
-from netplane.apply.engine import Applied, Engine
+from netplane.apply.engine import Applied
 from netplane.apply.netns import Namespace
 from netplane.apply.nfnetlink import NfnetlinkSocket
 from netplane.apply.nftables import NftablesDataplane
+from netplane.apply.nftables_engine import NftablesEngine
 from netplane.core.model.address import Family
-from netplane.core.model.cluster import build_snapshot
-from netplane.core.model.documents import parse
 from netplane.core.model.problem import Problem
-from netplane.core.model.service import EndpointSlice, Service, ServiceName
+from netplane.core.model.service import Service, ServiceName
 from netplane.core.model.snapshot import Snapshot
 from netplane.core.nftables.compile import compile_family
 from netplane.core.nftables.diff import diff
@@ -31,9 +30,10 @@ from netplane.core.plan.node import FamilyView, NodeView
 from netplane.core.plan.plan import Plan
 from netplane.errors import ToolError
 from netplane.rendering import environment
-from tests.support.manifests import Object, clusters, endpoint_slice, kube_list, service
+from tests.support.manifests import Object, clusters, endpoint_slice, service
 from tests.support.netns import new_netns, require, run_tool
 from tests.support.port_plans import port, translated, view
+from tests.support.snapshots import name, slices, snapshot_of, web
 
 pytestmark = pytest.mark.kernel
 
@@ -49,8 +49,8 @@ SETTINGS = settings(
 
 
 @pytest.fixture
-def engine(netns: Namespace) -> Iterator[Engine]:
-    with Engine(netns, NODE) as opened:
+def engine(netns: Namespace) -> Iterator[NftablesEngine]:
+    with NftablesEngine(netns, NODE) as opened:
         yield opened
 
 
@@ -65,31 +65,6 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(nftables_tool, "run", run)
     return calls
-
-
-def snapshot_of(*objects: Object) -> Snapshot:
-    return build_snapshot(parse(kube_list(*objects), origin="test"))
-
-
-def web(count: int, endpoints: int = 3) -> list[Object]:
-    """Services web-0, web-1, ... of so many endpoints each."""
-    found: list[Object] = []
-    for n in range(count):
-        high, low = divmod(n, 200)
-        found.append(service(f"web-{n}", cluster_ips=[f"172.30.{high}.{low + 1}"]))
-        pods = [f"10.244.{high + 1}.{low + 1}", f"10.245.{high}.{low + 1}"]
-        pods += [f"10.246.{high}.{low + 1}", f"10.247.{high}.{low + 1}"]
-        found.append(endpoint_slice(f"web-{n}", pods[:endpoints]))
-    return found
-
-
-def name(number: int) -> ServiceName:
-    return ServiceName("default", f"web-{number}")
-
-
-def slices(service_name: str, *addresses: str) -> dict[ServiceName, tuple[EndpointSlice, ...]]:
-    """A change of one Service's endpoints."""
-    return dict(snapshot_of(endpoint_slice(service_name, addresses)).slices)
 
 
 def run_nft(netns: Namespace, *arguments: str, stdin: str = "") -> str:
@@ -108,7 +83,7 @@ def assert_in_place(netns: Namespace, wanted: Plan) -> None:
 
 
 def step(
-    engine: Engine, old: Snapshot, new: Snapshot
+    engine: NftablesEngine, old: Snapshot, new: Snapshot
 ) -> tuple[Applied, dict[ServiceName, Service | None]]:
     """Give the engine what differs between two snapshots."""
     gone: dict[ServiceName, Service | None] = dict.fromkeys(old.services.keys() - new.services)
@@ -127,7 +102,7 @@ def test_any_history_ends_in_the_table_from_nothing(
     first: list[Object], second: list[Object], third: list[Object]
 ) -> None:
     require()
-    with new_netns() as netns, Engine(netns, NODE) as engine:
+    with new_netns() as netns, NftablesEngine(netns, NODE) as engine:
         held = snapshot_of(*first)
         engine.sync(held)
         for objects in (second, third, first):
@@ -140,14 +115,14 @@ def test_any_history_ends_in_the_table_from_nothing(
         assert not NftablesDataplane(netns).prepare(build_plan(held, NODE)).changes
         assert NftablesDataplane(netns).status().drift == ()
         # A fresh engine finds all as it should be, and knows the slots well enough to go on.
-        with Engine(netns, NODE) as other:
+        with NftablesEngine(netns, NODE) as other:
             assert not other.sync(held).changes
             wanted = snapshot_of(*second)
             assert not step(other, held, wanted)[0].refused
             assert_in_place(netns, build_plan(wanted, NODE))
 
 
-def test_a_change_is_told_as_a_sync_is(engine: Engine) -> None:
+def test_a_change_is_told_as_a_sync_is(engine: NftablesEngine) -> None:
     engine.sync(snapshot_of(*web(3)))
     applied = engine.change({}, slices("web-1", "10.244.1.2", "10.245.0.2", "10.9.9.9"))
     (change,) = applied.changes.services
@@ -161,7 +136,7 @@ def test_a_change_is_told_as_a_sync_is(engine: Engine) -> None:
     assert [lost.address for lost in gone.lost()] == ["172.30.0.3"]
 
 
-def test_a_change_starts_no_process(engine: Engine, started: list[str]) -> None:
+def test_a_change_starts_no_process(engine: NftablesEngine, started: list[str]) -> None:
     engine.sync(snapshot_of(*web(3)))
     started.clear()
     assert engine.change({}, slices("web-1", "10.9.9.9")).changes  # a chain comes
@@ -172,7 +147,7 @@ def test_a_change_starts_no_process(engine: Engine, started: list[str]) -> None:
 
 
 def test_a_change_with_affinity_takes_one_script(
-    netns: Namespace, engine: Engine, started: list[str]
+    netns: Namespace, engine: NftablesEngine, started: list[str]
 ) -> None:
     sticky = service("web-1", cluster_ips=["172.30.0.2"], sessionAffinity="ClientIP")
     old, new = snapshot_of(*web(3)), snapshot_of(*web(3)[:2], sticky, *web(3)[3:])
@@ -213,7 +188,7 @@ def test_a_change_costs_the_same_at_any_size(
     require()
     costs = set()
     for services in (50, 2000):
-        with new_netns() as netns, Engine(netns, NODE) as engine:
+        with new_netns() as netns, NftablesEngine(netns, NODE) as engine:
             engine.sync(snapshot_of(*web(services)))
             transactions = sent(monkeypatch)
             engine.change({}, slices("web-7", *change))
@@ -231,7 +206,7 @@ def test_a_change_costs_the_same_at_any_size(
 
 
 def test_a_cold_load_is_many_bounded_transactions(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    engine: NftablesEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transactions = sent(monkeypatch)
     engine.sync(snapshot_of(*web(2500, endpoints=4)))
@@ -256,7 +231,7 @@ def test_a_cold_load_is_many_bounded_transactions(
     ],
 )
 def test_who_writes_between_is_noticed_and_put_right(
-    netns: Namespace, engine: Engine, edit: str
+    netns: Namespace, engine: NftablesEngine, edit: str
 ) -> None:
     wanted = snapshot_of(*web(5))
     engine.sync(wanted)
@@ -269,7 +244,9 @@ def test_who_writes_between_is_noticed_and_put_right(
     assert not engine.change({}, slices("web-2", "10.9.9.8")).observed
 
 
-def test_a_sync_repairs_and_an_idle_one_writes_nothing(netns: Namespace, engine: Engine) -> None:
+def test_a_sync_repairs_and_an_idle_one_writes_nothing(
+    netns: Namespace, engine: NftablesEngine
+) -> None:
     wanted = snapshot_of(*web(5))
     engine.sync(wanted)
     run_nft(netns, "delete element ip netplane endpoints { 172.30.0.3 . tcp . 80 . 1 }")
@@ -306,7 +283,7 @@ class FaultyPlanner(Planner):
 
 def test_a_refused_service_is_named_and_loses_no_other(netns: Namespace) -> None:
     wanted = snapshot_of(*web(5))
-    with Engine(netns, NODE) as engine:
+    with NftablesEngine(netns, NODE) as engine:
         planner = engine._planner = FaultyPlanner(NODE)
         applied = engine.sync(wanted)
         (refused,) = applied.refused
@@ -328,7 +305,7 @@ def test_a_failed_write_forgets_nothing(netns: Namespace, monkeypatch: pytest.Mo
     sticky = service("sticky", cluster_ips=["172.30.9.9"], sessionAffinity="ClientIP")
     added = snapshot_of(sticky, endpoint_slice("sticky", ["10.9.9.1"]))
     wanted = snapshot_of(*web(3))
-    with Engine(netns, NODE) as engine:
+    with NftablesEngine(netns, NODE) as engine:
         engine.sync(wanted)
         with monkeypatch.context() as patch:
             patch.setenv("PATH", "/nonexistent")
@@ -343,7 +320,7 @@ def test_a_failed_write_forgets_nothing(netns: Namespace, monkeypatch: pytest.Mo
 
 def test_ipv4_alone(netns: Namespace) -> None:
     node = NodeView(name="node-1", families=(FamilyView(family=Family.IPV4),))
-    with Engine(netns, node) as engine:
+    with NftablesEngine(netns, node) as engine:
         engine.sync(snapshot_of(*web(2)))
         engine.change({}, slices("web-1", "10.9.9.9"))
         assert_in_place(netns, engine.plan)

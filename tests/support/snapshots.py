@@ -1,0 +1,34 @@
+"""Small snapshots, and changes of them, for tests that run an engine."""
+
+from __future__ import annotations
+
+from netplane.core.model.cluster import build_snapshot
+from netplane.core.model.documents import parse
+from netplane.core.model.service import EndpointSlice, ServiceName
+from netplane.core.model.snapshot import Snapshot
+from tests.support.manifests import Object, endpoint_slice, kube_list, service
+
+
+def snapshot_of(*objects: Object) -> Snapshot:
+    return build_snapshot(parse(kube_list(*objects), origin="test"))
+
+
+def web(count: int, endpoints: int = 3) -> list[Object]:
+    """Services web-0, web-1, ... of so many endpoints each."""
+    found: list[Object] = []
+    for n in range(count):
+        high, low = divmod(n, 200)
+        found.append(service(f"web-{n}", cluster_ips=[f"172.30.{high}.{low + 1}"]))
+        pods = [f"10.244.{high + 1}.{low + 1}", f"10.245.{high}.{low + 1}"]
+        pods += [f"10.246.{high}.{low + 1}", f"10.247.{high}.{low + 1}"]
+        found.append(endpoint_slice(f"web-{n}", pods[:endpoints]))
+    return found
+
+
+def name(number: int) -> ServiceName:
+    return ServiceName("default", f"web-{number}")
+
+
+def slices(service_name: str, *addresses: str) -> dict[ServiceName, tuple[EndpointSlice, ...]]:
+    """A change of one Service's endpoints."""
+    return dict(snapshot_of(endpoint_slice(service_name, addresses)).slices)
