@@ -18,6 +18,7 @@ from typing import Protocol, Self
 import msgspec
 
 from netplane.apply.netns import Namespace
+from netplane.apply.nfnetlink_commit import Vouch
 from netplane.config import Mode
 from netplane.core.model.service import EndpointSlice, Service, ServiceName
 from netplane.core.model.snapshot import Snapshot
@@ -99,13 +100,16 @@ class Engine(Protocol):
         """
 
 
-def open_engine(mode: Mode, namespace: Namespace, node: NodeView) -> Engine:
+def open_engine(
+    mode: Mode, namespace: Namespace, node: NodeView, *, vouch: Vouch | None = None
+) -> Engine:
     """The engine of a mode; iptables mode writes with the variant the host uses.
 
     Args:
         mode: ``iptables`` or ``nftables``.
         namespace: Where, entered.
         node: What the plan is for, made for that mode.
+        vouch: Who may know that foreign commits did no harm (``Witness.vouch``).
     """
     if mode == "iptables":
         from netplane.apply.iptables_engine import IptablesEngine
@@ -113,4 +117,4 @@ def open_engine(mode: Mode, namespace: Namespace, node: NodeView) -> Engine:
         return IptablesEngine(namespace, node)
     from netplane.apply.nftables_engine import NftablesEngine
 
-    return NftablesEngine(namespace, node)
+    return NftablesEngine(namespace, node, vouch=vouch)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
 import msgspec
 
@@ -23,6 +24,10 @@ from netplane.errors import BusyError, StaleError
 _BUSY_ATTEMPTS = 3
 #: Harmless foreign commits in a row that may come between; at 1,000 a second, few ever do.
 _STALE_ATTEMPTS = 100
+
+#: Tells the newest generation where all that came after one did no harm, None where it did or
+#: where nobody knows (``witness.Witness.vouch``).
+Vouch: TypeAlias = Callable[[int], int | None]
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,7 +52,7 @@ def commit_all(
     series: Iterable[list[Message]],
     *,
     generation: int | None,
-    vouch: Callable[[int], int | None] | None = None,
+    vouch: Vouch | None = None,
 ) -> Outcome:
     """Commit transactions one after the other.
 
@@ -56,8 +61,7 @@ def commit_all(
         series: As ``wire_transactions.transactions`` yields them; taken as they are needed.
         generation: What was observed. Each transaction is refused if anybody else committed
             since then; None commits onto whatever is there.
-        vouch: Tells the newest generation where all that came after one did no harm, None where
-            it did (``witness.Witness.vouch``).
+        vouch: Who may know that it did no harm.
 
     Raises:
         StaleError: Somebody else did, and nobody vouches for it. What came before is written;
@@ -86,11 +90,16 @@ def following(generation: int) -> int:
     return (generation + 1) & 0xFFFFFFFF or 1
 
 
+def still(now: int, generation: int, vouch: Vouch | None) -> bool:
+    """Whether what was observed at a generation holds, with the ruleset at another one now."""
+    return now == generation or (vouch is not None and vouch(generation) is not None)
+
+
 def _commit(  # noqa: PLR0913, PLR0917 (one call site)
     link: NfnetlinkSocket,
     messages: list[Message],
     generation: int | None,
-    vouch: Callable[[int], int | None] | None,
+    vouch: Vouch | None,
     quarantine: Quarantine,
     refused: list[Refusal],
 ) -> tuple[list[Message], int | None]:
@@ -114,7 +123,7 @@ def _patiently(
     link: NfnetlinkSocket,
     messages: list[Message],
     generation: int | None,
-    vouch: Callable[[int], int | None] | None,
+    vouch: Vouch | None,
 ) -> int | None:
     """Commit, again where the kernel was short of memory or others were quicker and did no harm.
 

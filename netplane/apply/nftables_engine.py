@@ -3,9 +3,9 @@
     change   one Service or slice -> its plan -> its elements -> one netlink transaction
     verify   the ruleset's generation -> nothing, or everything is observed
 
-The ruleset's generation is the lock. While nobody else writes, the kernel is never read: the
-engine knows every slot it has filled. Where somebody has, or a write failed, what is known is
-thrown away and everything is observed again.
+The ruleset's generation is the lock. While nobody else writes, or somebody vouches for who did,
+the kernel is never read: the engine knows every slot it has filled. Otherwise, or where a write
+failed, what is known is thrown away and everything is observed again.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import msgspec
 from netplane.apply.engine import Applied
 from netplane.apply.netns import Namespace
 from netplane.apply.nfnetlink import NfnetlinkSocket
+from netplane.apply.nfnetlink_commit import Vouch, still
 from netplane.apply.nfnetlink_errors import Refusal
 from netplane.apply.nftables_observe import Sight, Target, observe
 from netplane.apply.nftables_tool import NftTool
@@ -50,6 +51,7 @@ class NftablesEngine:
         namespace: Where, entered.
         node: What the plan is for.
         postpone: See ``Writer``.
+        vouch: Who may know that foreign commits did no harm (``Witness.vouch``).
 
     What its methods promise stands in ``netplane.apply.engine.Engine``.
     """
@@ -57,12 +59,18 @@ class NftablesEngine:
     notes: tuple[str, ...] = ()
 
     def __init__(
-        self, namespace: Namespace, node: NodeView, *, postpone: bool | None = None
+        self,
+        namespace: Namespace,
+        node: NodeView,
+        *,
+        postpone: bool | None = None,
+        vouch: Vouch | None = None,
     ) -> None:
         self._planner = Planner(node)
         self._link = NfnetlinkSocket(namespace)
         self._tool = NftTool(namespace)
-        self._writer = Writer(self._link, self._tool, postpone=postpone)
+        self._vouch = vouch
+        self._writer = Writer(self._link, self._tool, postpone=postpone, vouch=vouch)
         self._tables: list[LiveTable] | None = None  # None: what is in the kernel is not known
         self._generation = 0
         self._refused: dict[ServiceName, str] = {}
@@ -128,7 +136,7 @@ class NftablesEngine:
         """Look, and mend; while the ruleset's generation is ours, there is nothing to read."""
         tables, self._tables = self._tables, None
         known = tables is not None and not self._refused
-        if known and self._link.generation() == self._generation:
+        if known and still(self._link.generation(), self._generation, self._vouch):
             self._tables = tables
             return self._tell(Changes())
         return self._look([table.elements for table in tables or ()])
@@ -189,7 +197,7 @@ class NftablesEngine:
         targets = [Target.of(family) for family in plan.families]
         if believed:
             targets = [t._replace(guess=g) for t, g in zip(targets, believed, strict=True)]
-        sight = observe(self._link, self._tool, targets, slots=True)
+        sight = observe(self._link, self._tool, targets, slots=True, vouch=self._vouch)
         deltas = [
             diff(target.ruleset, seen.observed)
             for target, seen in zip(targets, sight.tables, strict=True)
@@ -206,7 +214,7 @@ class NftablesEngine:
         ]
         self._generation = written.generation
         if written.refused:
-            found = observe(self._link, self._tool, targets, slots=True)
+            found = observe(self._link, self._tool, targets, slots=True, vouch=self._vouch)
             rulesets = _found(targets, found)
             self._generation = found.generation
         self._tables = [

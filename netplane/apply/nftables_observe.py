@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from netplane.apply.nfnetlink import NfnetlinkSocket
+from netplane.apply.nfnetlink_commit import Vouch, still
 from netplane.apply.nftables_tool import NftTool
 from netplane.core.nftables.compile import compile_family
 from netplane.core.nftables.layout import SETS, Elements, Ruleset
@@ -64,7 +65,12 @@ class Sight(NamedTuple):
 
 
 def observe(
-    link: NfnetlinkSocket, tool: NftTool, targets: Iterable[Target], *, slots: bool = False
+    link: NfnetlinkSocket,
+    tool: NftTool,
+    targets: Iterable[Target],
+    *,
+    slots: bool = False,
+    vouch: Vouch | None = None,
 ) -> Sight:
     """Look at the tables of some families.
 
@@ -73,6 +79,7 @@ def observe(
         tool: Its nft.
         targets: What each family's table should be.
         slots: The slots each endpoint has must be known; a record tells what they hold together.
+        vouch: See ``commit_all``.
 
     Raises:
         StaleError: A table kept changing while it was read.
@@ -81,7 +88,7 @@ def observe(
     targets = tuple(targets)
     sight = _look(link, tool, targets, slots=slots)
     for _ in range(_ATTEMPTS - 1):
-        if link.generation() == sight.generation:
+        if still(link.generation(), sight.generation, vouch):
             return sight
         sight = _look(link, tool, targets, slots=slots)
     # Others write without pause: each set is of one moment, and the lock does the rest.

@@ -18,7 +18,7 @@ from itertools import chain
 from typing import Final, NamedTuple
 
 from netplane.apply.nfnetlink import NfnetlinkSocket
-from netplane.apply.nfnetlink_commit import commit_all, following
+from netplane.apply.nfnetlink_commit import Vouch, commit_all, following, still
 from netplane.apply.nfnetlink_errors import Refusal
 from netplane.apply.nftables_tool import NftTool
 from netplane.core.model.address import Family
@@ -70,13 +70,20 @@ class Writer:
         tool: Its nft.
         postpone: Delete chains after everything else, in a transaction of their own; None leaves
             that to the kernel's version.
+        vouch: See ``commit_all``.
     """
 
     def __init__(
-        self, link: NfnetlinkSocket, tool: NftTool, *, postpone: bool | None = None
+        self,
+        link: NfnetlinkSocket,
+        tool: NftTool,
+        *,
+        postpone: bool | None = None,
+        vouch: Vouch | None = None,
     ) -> None:
         self._link = link
         self._tool = tool
+        self._vouch = vouch
         self._postpone = _chains_stay_busy() if postpone is None else postpone
 
     def write(self, deltas: Iterable[Delta], generation: int) -> Written:
@@ -175,7 +182,7 @@ class Writer:
         merged = [*chain.from_iterable(series)]
         if all(len(messages) == 1 for messages in series):
             merged = [[*chain.from_iterable(merged)]]
-        outcome = commit_all(self._link, merged, generation=generation)
+        outcome = commit_all(self._link, merged, generation=generation, vouch=self._vouch)
         return Written(
             generation if outcome.generation is None else outcome.generation,
             outcome.refused,
@@ -184,7 +191,7 @@ class Writer:
 
     def _require(self, generation: int) -> None:
         """Nobody has written since; nft itself checks that nobody does while it loads."""
-        if self._link.generation() != generation:
+        if not still(self._link.generation(), generation, self._vouch):
             raise StaleError("the ruleset was changed after it was read; observe again")
 
 

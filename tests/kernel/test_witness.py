@@ -8,10 +8,15 @@ import pytest
 
 from netplane.apply.netns import Namespace
 from netplane.apply.nfnetlink import NfnetlinkSocket
+from netplane.apply.nftables_engine import NftablesEngine
 from netplane.apply.tools import run
 from netplane.apply.witness import Witness, concern_of
 from netplane.config import Mode
+from netplane.core.plan.node import NodeView
+from tests.support.manifests import endpoint_slice, service
 from tests.support.netns import run_tool
+from tests.support.port_plans import view
+from tests.support.snapshots import name, slices, snapshot_of
 
 pytestmark = pytest.mark.kernel
 
@@ -76,3 +81,25 @@ def test_in_iptables_mode_our_chains_and_those_that_jump_there_count(
     with Witness(netns, concern_of(mode)) as witness:
         run_tool(["iptables-nft", *argv], inside=netns)
         assert witness.alarmed() is alarms
+
+
+def test_an_engine_goes_on_without_a_look_while_others_write_elsewhere(
+    netns: Namespace, witness: Witness
+) -> None:
+    node = NodeView(name="node-1", families=(view(),))
+    state = snapshot_of(service("web-0"), endpoint_slice("web-0", ["10.244.1.7"]))
+    with NftablesEngine(netns, node, vouch=witness.vouch) as engine:
+        assert engine.sync(state).observed
+        run_tool(["nft", "add table ip other"], inside=netns)
+        applied = engine.change({}, slices("web-0", "10.244.1.8"))
+        assert [told.service for told in applied.replanned] == [name(0)]
+        assert not applied.observed
+        run_tool(["nft", "add table ip another"], inside=netns)
+        assert not engine.verify().observed
+        listed = run_tool(["nft", "list map ip netplane endpoints"], inside=netns)
+        assert "10.244.1.8" in listed
+        assert "10.244.1.7" not in listed
+        run_tool(["nft", "flush map ip netplane services"], inside=netns)
+        applied = engine.change({}, slices("web-0", "10.244.1.9"))
+        assert applied.observed, "nobody vouches for who wrote to our table"
+        assert engine.verify().changes.services == ()
