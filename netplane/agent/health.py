@@ -125,6 +125,7 @@ class Health:
         self._last_heard = last_heard
         self._watch_bound = self._patience if watch_bound is None else watch_bound
         self._eligible = True
+        self._rival = ""
         self._turned = self._clock()
         self._families = {family: _Writes(self._turned) for family in families}
 
@@ -167,6 +168,10 @@ class Health:
             writes.wanted, writes.underway = now if owed is None else owed, None
             writes.damage = what
 
+    def rival(self, traces: str) -> None:
+        """Somebody else programs the same node, as these traces tell; "" for nobody."""
+        self._rival = traces
+
     def node(self, *, eligible: bool) -> None:
         """Our own Node was read; see ``is_eligible``."""
         self._eligible = eligible
@@ -199,6 +204,8 @@ class Health:
             found.append(f"the loop has not turned for {now - self._turned:.0f} s")
         if self.watch_age >= self._watch_bound:
             found.append(f"nothing was heard of the source for {self.watch_age:.0f} s")
+        if self._rival:
+            found.append(f"a kube-proxy programs this namespace too: {self._rival}")
         for family, writes in self._families.items():
             found += [f"{family_label(family)}: {reason}" for reason in self._owing(writes, now)]
         return tuple(found)

@@ -20,17 +20,40 @@ _CREDENTIALS = struct.Struct("=iII")  # struct ucred: pid, uid, gid
 
 
 @contextlib.contextmanager
-def sole_agent(namespace: Namespace) -> Iterator[None]:
-    """Be the namespace's agent while the context lasts.
+def sole_agent(namespace: Namespace) -> Iterator[socket.socket]:
+    """Be the namespace's agent while the context lasts; the socket listens (``telling``).
 
     Raises:
         BusyError: Another process is; the message names it.
     """
     held = namespace.call(_hold)
     try:
-        yield
+        yield held
     finally:
         held.close()
+
+
+def reach_agent(namespace: Namespace, *, timeout: float) -> socket.socket | None:
+    """A connection to the namespace's agent, which the caller closes; None where there is none."""
+
+    def reach() -> socket.socket | None:
+        asking = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            asking.settimeout(timeout)
+            asking.connect(_NAME)
+        except OSError:
+            asking.close()
+            return None
+        return asking
+
+    return namespace.call(reach)
+
+
+def other_side(connection: socket.socket) -> tuple[int, int]:
+    """The process and the user at the other end of a connection, as the kernel knows them."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, _ = _CREDENTIALS.unpack(raw)
+    return pid, uid
 
 
 def _hold() -> socket.socket:
@@ -54,10 +77,9 @@ def _holder() -> str:
         try:
             asking.settimeout(1.0)
             asking.connect(_NAME)
-            raw = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            pid, _ = other_side(asking)
         except OSError:
             return "it has just ended"
-    pid = int(_CREDENTIALS.unpack(raw)[0])
     try:
         name = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
     except OSError:

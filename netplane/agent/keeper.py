@@ -1,55 +1,116 @@
-"""The agent's hands: holds what the cluster says, and makes one namespace's kernel so.
+"""The agent's hands: takes what has changed in the cluster, and makes one namespace's kernel so.
+
+    change   the changed Services alone are planned, compiled and written
+    look     the kernel is compared with what is wanted, and mended
 
 Used by one thread, the agent's worker, since every step may block. A fresh keeper needs no memory:
-what is in the kernel is observed, adopted and corrected, never flushed.
+what is in the kernel is observed, adopted and corrected, never flushed. What a failed pass owed,
+the next one does.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
+from types import TracebackType
+from typing import Self
+
 import msgspec
 
-from netplane.agent.changes import ClusterChange, ObjectKey
+from netplane.agent.changes import ClusterChange
+from netplane.agent.flow_keeper import FlowKeeper
+from netplane.apply import foreign
+from netplane.apply.addresses import local_addresses
+from netplane.apply.engine import Applied, Engine, both, open_engine
+from netplane.apply.flows import Flow
+from netplane.apply.follow_up import FollowUp
+from netplane.apply.modes import leftovers, open_mode
 from netplane.apply.netns import Namespace
-from netplane.apply.sync import Outcome, Sync
+from netplane.apply.nfnetlink_commit import Vouch
+from netplane.apply.sync import view_for
 from netplane.config import Config
 from netplane.core.model.address import Family
 from netplane.core.model.problem import Problem
 from netplane.core.model.service import EndpointSlice, Node, Service, ServiceName
-from netplane.core.model.snapshot import Snapshot
-from netplane.core.plan.plan import Plan
+from netplane.core.plan.changes import Changes
+from netplane.core.plan.incremental import Replanned
+from netplane.core.plan.node import NodeView
+from netplane.core.plan.plan import HealthCheck
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
     """What one pass found and did.
 
     Attributes:
-        plan: What the kernel now does, ``outcome.failures`` excepted.
-        outcome: What was changed; false where the kernel was right already.
+        node: What the node is, as planned for.
+        changes: What was changed in the rules.
+        replanned: The Services whose plan is another than after the pass before.
+        refused: Services of which the kernel refused something, with its words.
+        collisions: What Services lost to others.
+        health_checks: What health check node ports are to answer.
+        observed: The kernel was read, not only written.
+        also: What else was changed, in words.
+        flows: UDP conntrack entries deleted.
+        failures: Steps after the rules that failed, in words; the next pass tries them again.
         notes: What the mode had to leave out, in words.
+        rival: Traces of a kube-proxy that programs the same namespace, "" where there are none.
     """
 
-    plan: Plan
-    outcome: Outcome
+    node: NodeView
+    changes: Changes
+    replanned: tuple[Replanned, ...]
+    refused: Mapping[ServiceName, str]
+    collisions: tuple[Problem, ...]
+    health_checks: tuple[HealthCheck, ...]
+    observed: bool
+    also: tuple[str, ...] = ()
+    flows: tuple[Flow, ...] = ()
+    failures: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    rival: str = ""
 
 
 class Keeper:
-    """Keeps the rules of one namespace what the cluster says.
+    """Keeps the rules of one namespace what the cluster says; a context manager.
 
     Args:
         namespace: Where, entered.
         config: Checked configuration.
         take_over: Go on beside a kube-proxy and remove what it leaves behind.
+        vouch: Who may know that foreign commits did no harm (``Witness.vouch``).
     """
 
-    def __init__(self, namespace: Namespace, config: Config, *, take_over: bool = False) -> None:
+    def __init__(
+        self,
+        namespace: Namespace,
+        config: Config,
+        *,
+        take_over: bool = False,
+        vouch: Vouch | None = None,
+    ) -> None:
         self._namespace = namespace
         self._config = config
         self._take_over = take_over
-        self._services: dict[ServiceName, Service] = {}
+        self._vouch = vouch
+        self._services: dict[ServiceName, Service | None] = {}
         self._slices: dict[ServiceName, tuple[EndpointSlice, ...]] = {}
-        self._nodes: dict[str, Node] = {}
-        self._problems: dict[ObjectKey, tuple[Problem, ...]] = {}
+        self._node: Node | None = None
+        self._engine: Engine | None = None
+        self._stack = ExitStack()
+        self._settled = False  # a whole pass, with all that follows, has worked
+        self._flows = FlowKeeper(namespace)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._stack.close()
 
     @property
     def families(self) -> tuple[Family, ...]:
@@ -58,39 +119,70 @@ class Keeper:
 
     def take(self, change: ClusterChange) -> None:
         """Note what has changed; nothing is written before ``keep``."""
-        for name, service in change.services.items():
-            if service is None:
-                self._services.pop(name, None)
-            else:
-                self._services[name] = service
-        for name, slices in change.slices.items():
-            if slices:
-                self._slices[name] = slices
-            else:
-                self._slices.pop(name, None)
-        for key, problems in change.problems.items():
-            if problems:
-                self._problems[key] = problems
-            else:
-                self._problems.pop(key, None)
+        self._services |= change.services
+        self._slices |= change.slices
         if change.node is not None:
-            self._nodes = {change.node.name: change.node}
+            self._node = change.node
 
-    def keep(self) -> Kept:
-        """Observe, compare, and write the difference; conntrack and the rest as ``apply`` does.
+    def keep(self, *, look: bool) -> Kept:
+        """Write what has changed and what is owed.
+
+        Args:
+            look: Compare the kernel with all that is wanted, too. The first pass does anyway.
 
         Raises:
-            ConflictError: A kube-proxy programs this namespace.
+            ConflictError: A kube-proxy programs this namespace; only before the first write.
             ApplyError: The rules could not be written; nothing owed is forgotten.
         """
-        sync = Sync(self._namespace, self._config, self._snapshot())
-        outcome = sync.commit(take_over=self._take_over)
-        return Kept(plan=sync.plan, outcome=outcome, notes=sync.notes)
-
-    def _snapshot(self) -> Snapshot:
-        return Snapshot(
-            services=self._services,
-            slices=self._slices,
-            nodes=self._nodes,
-            problems=tuple(sorted({p for found in self._problems.values() for p in found})),
+        local = partial(local_addresses, self._namespace)
+        node = view_for(self._config, self._node, local)
+        rival = foreign.find_kube_proxy(self._namespace) if look or not self._settled else None
+        if rival is not None and not self._settled and not self._take_over:
+            foreign.refuse(rival, self._namespace)
+        engine = self._engine or self._open(node)
+        applied = self._write(engine, node, look=look)
+        after = FollowUp()
+        if look or not self._settled:
+            after.set_parameters(self._namespace, node)
+        if not self._settled:
+            in_use = open_mode(self._config.mode, self._namespace)
+            after.retire(leftovers(self._config.mode, in_use, self._namespace))
+            if rival is not None:
+                after.take_over(self._namespace, rival)
+        everything = not self._settled or (look and self._flows.owed)
+        self._flows.clean(engine.planner, applied, after, everything=everything)
+        self._settled = self._settled or not after.failures
+        return Kept(
+            node=node,
+            changes=applied.changes,
+            replanned=applied.replanned,
+            refused=applied.refused,
+            collisions=engine.planner.collisions,
+            health_checks=engine.planner.health_checks,
+            observed=applied.observed,
+            also=tuple(after.also),
+            flows=tuple(after.flows),
+            failures=tuple(after.failures),
+            notes=engine.notes,
+            rival=str(rival) if rival and self._settled and not self._take_over else "",
         )
+
+    def _open(self, node: NodeView) -> Engine:
+        engine = open_engine(self._config.mode, self._namespace, node, vouch=self._vouch)
+        self._engine = self._stack.enter_context(engine)
+        return engine
+
+    def _write(self, engine: Engine, node: NodeView, *, look: bool) -> Applied:
+        """Hand over what has changed; from then on it is the engine that owes it."""
+        turned = None
+        if node != engine.planner.node:
+            turned = engine.turn_to(node)
+            self._flows.owed = True
+        services, self._services = self._services, {}
+        slices, self._slices = self._slices, {}
+        if turned is not None and not services and not slices:
+            return turned
+        if turned is None and look and not services and not slices:
+            return engine.verify()
+        applied = engine.change(services, slices)
+        return applied if turned is None else both(turned, applied)

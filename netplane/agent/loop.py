@@ -1,12 +1,12 @@
-"""The one loop: changes in, rules out, and a look whenever somebody else wrote.
+"""The one loop: changes in, rules out, and a look whenever somebody else may have touched them.
 
     source ──take──> keeper ──keep──> kernel
-                        ^                │ notices of transactions, the period
+                        ^                │ notices, the period
                         └──── look <─────┘
 
 One event loop waits; one worker thread does what blocks. So health and metrics answer while the
 kernel works. Nothing is written before the source is in sync; changes that come meanwhile are
-coalesced; a failure is retried with a growing pause and loses nothing, since the keeper holds all.
+coalesced; a failure is retried with a growing pause and loses nothing, since the keeper owes it.
 """
 
 from __future__ import annotations
@@ -15,35 +15,25 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import msgspec
 
-from netplane.agent.changes import Source
-from netplane.agent.health import Clocks, Health, family_label
+from netplane.agent.changes import ClusterChange, Source
+from netplane.agent.health import Clocks, Health
 from netplane.agent.health_checks import HealthChecks, bind_addresses
 from netplane.agent.keeper import Keeper, Kept
+from netplane.agent.ledger import Ledger
 from netplane.agent.logs import Journal
+from netplane.agent.lookout import Lookout
+from netplane.agent.measures import Measures
 from netplane.agent.metrics import Metrics
+from netplane.agent.pace import Pace, Pacer
 from netplane.agent.systemd import Notifier
-from netplane.apply.nft_events import NftEvents
+from netplane.core.model.problem import Problem
 from netplane.errors import ApplyError, ConflictError, WireError
 
-_FIRST_PAUSE = 0.25  # seconds after a first failure; doubled up to the period
-_SHORTEST = (
-    0.2  # seconds between two looks: somebody who writes all the time must not keep us busy
-)
-
-
-class Pace(msgspec.Struct, frozen=True):
-    """How often at least, and at most.
-
-    Attributes:
-        period: Seconds after which the kernel is compared though nothing was heard (syncPeriod).
-        shortest: Seconds between the beginnings of two passes (minSyncPeriod).
-    """
-
-    period: float = 30.0
-    shortest: float = 0.0
+_SHORT = 1.0  # seconds at most in which nobody is told that the loop turns
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +41,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
 
     source: Source
     keeper: Keeper
-    events: NftEvents
+    lookout: Lookout
+    ledger: Ledger
     health: Health
     checks: HealthChecks
     metrics: Metrics
@@ -65,11 +56,11 @@ class Loop:
 
     def __init__(self, parts: Parts, pace: Pace) -> None:
         self._parts = parts
-        self._pace = pace
-        self._touched = asyncio.Event()
-        self._owed = True  # the first pass adopts what an earlier process left
-        self._pause = 0.0
+        self._pacer = Pacer(pace, parts.clocks.monotonic)
+        self._measures = Measures(parts.metrics)
+        self._touched = asyncio.Event()  # the kernel has to be looked at
         self._passes = 0
+        self._notes: tuple[str, ...] = ()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="keeper")
 
     async def run(self) -> None:
@@ -78,7 +69,7 @@ class Loop:
         Raises:
             ConflictError: A kube-proxy programs this namespace and is not to be taken over.
         """
-        async with self._running():
+        async with self._listening():
             while True:
                 self._parts.health.turned()
                 self._parts.notifier.alive()
@@ -87,140 +78,149 @@ class Loop:
                 await self._wait()
 
     @contextlib.asynccontextmanager
-    async def _running(self) -> AsyncIterator[None]:
+    async def _listening(self) -> AsyncIterator[None]:
         """Listen to the source and to the kernel meanwhile."""
-        loop = asyncio.get_running_loop()
         listening = asyncio.create_task(self._parts.source.run())
-        loop.add_reader(self._parts.events.fileno(), self._hear)
+        touched = self._touched.set
         try:
-            yield
+            async with self._parts.lookout.watching(touched, touched):
+                yield
         finally:
             self._parts.notifier.stopping()
-            loop.remove_reader(self._parts.events.fileno())
             listening.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await listening
             await self._parts.checks.close()
             self._worker.shutdown()
-
-    def _hear(self) -> None:
-        """Somebody committed a transaction: look, unless it was this process."""
-        notices = self._parts.events.read()
-        if notices.lost or any(not commit.ours for commit in notices.commits):
-            self._touched.set()
+            self._parts.journal.report_dropped()
 
     async def _turn(self) -> None:
         """Take in what changed and make the kernel so, or look whether it still is."""
         change = self._parts.source.take()
+        touched = self._touched.is_set() and not self._pacer.rest_from_looking()
+        look = touched or self._pacer.due
+        if change is None and not look:
+            return
         if change is not None:
-            self._parts.keeper.take(change)
-            self._parts.health.wanted()
-            self._parts.metrics.service_changes.inc(len(change.services))
-            self._parts.metrics.endpoint_changes.inc(len(change.slices))
-            if change.eligible is not None:
-                self._parts.health.node(eligible=change.eligible)
-            self._owed = True
-        wanted = self._owed
-        self._touched.clear()
+            self._take(change)
+        if look:
+            self._touched.clear()
+            self._parts.health.wanted()  # until it has been looked at, nobody knows
         self._parts.health.begun()
+        self._parts.ledger.begun()
+        self._pacer.begun(look=look)
         begin = self._parts.clocks.monotonic()
         try:
             kept = await asyncio.get_running_loop().run_in_executor(
-                self._worker, self._parts.keeper.keep
+                self._worker, partial(self._keep, look=look)
             )
         except ConflictError:
             raise
         except (ApplyError, WireError) as exc:
-            self._failed(exc)
+            self._failed(exc, full=look)
             return
-        seconds = self._parts.clocks.monotonic() - begin
-        await self._succeeded(kept, seconds, wanted=wanted)
-        if change is not None and change.triggered is not None:
-            late = self._parts.clocks.wall() - change.triggered
-            for family in kept.plan.families:
-                label = family_label(family.family)
-                self._parts.metrics.programming_duration.labels(label).observe(max(0.0, late))
+        await self._succeeded(kept, self._parts.clocks.monotonic() - begin, change)
 
-    def _failed(self, exc: Exception) -> None:
-        """Try again soon; what was owed is owed still."""
-        self._owed = True
-        self._pause = min(self._pace.period, self._pause * 2 or _FIRST_PAUSE)
-        self._parts.health.failed(str(exc))
-        self._parts.journal.error(
-            "write-failed", "the rules could not be written", reason=str(exc), again=self._pause
-        )
-        for view in self._parts.keeper.families:
-            self._parts.metrics.failed(view, full=True)
+    def _keep(self, *, look: bool) -> Kept:
+        """One pass, on the worker's thread."""
+        with self._parts.lookout.writing():
+            return self._parts.keeper.keep(look=look)
 
-    async def _succeeded(self, kept: Kept, seconds: float, *, wanted: bool) -> None:
+    def _take(self, change: ClusterChange) -> None:
+        """Hand what changed to everybody who keeps books."""
         parts = self._parts
-        self._owed = bool(kept.outcome.failures)
-        self._pause = _FIRST_PAUSE if self._owed else 0.0
-        self._measure(kept, seconds)
-        if kept.outcome.changes and not wanted:
-            self._repaired(seconds)
-        elif kept.outcome:
-            services = len(kept.outcome.changes.services) if kept.outcome.changes else 0
-            parts.journal.info("written", "rules written", services=services, seconds=seconds)
-        for failure in kept.outcome.failures:
-            parts.journal.warning("step-failed", "a step after the rules failed", reason=failure)
-        for problem in kept.plan.problems if wanted else ():
-            parts.journal.warning("refused", "refused", object=str(problem))
+        parts.keeper.take(change)
+        parts.health.wanted()
+        self._tell_refused(parts.ledger.take(change))
+        parts.metrics.service_changes.inc(len(change.services))
+        parts.metrics.endpoint_changes.inc(len(change.slices))
+        self._measures.queued(parts.keeper.families, at=parts.clocks.wall())
+        if change.eligible is not None:
+            parts.health.node(eligible=change.eligible)
+
+    def _failed(self, exc: Exception, *, full: bool) -> None:
+        """Try again soon; what was owed is owed still."""
+        parts = self._parts
+        again = self._pacer.failed()
+        parts.health.failed(str(exc))
+        parts.ledger.failed()
+        parts.journal.error(
+            "write-failed", "the rules could not be written", reason=str(exc), again=again
+        )
+        self._measures.failed(parts.keeper.families, full=full)
+        self._measures.owed(parts.ledger)
+
+    async def _succeeded(self, kept: Kept, seconds: float, change: ClusterChange | None) -> None:
+        parts = self._parts
+        repaired = not (change or kept.replanned or self._pacer.retrying) and self._passes > 0
+        fresh = parts.ledger.settled(kept.refused, kept.collisions)
         parts.health.verified()
-        for warning in await parts.checks.update(
-            kept.plan.health_checks, bind_addresses(kept.plan.node)
-        ):
-            parts.journal.warning("health-check-port", warning)
+        parts.health.rival(kept.rival)
+        self._pacer.passed(seconds, again=bool(kept.failures))
+        self._measures.passed(kept, seconds, at=parts.clocks.wall())
+        self._tell(kept, fresh, seconds, repaired=repaired)
+        if change is not None and change.triggered is not None:
+            late = parts.clocks.wall() - change.triggered
+            self._measures.programmed(parts.keeper.families, late)
+        self._measures.owed(parts.ledger)
         self._passes += 1
+        for warning in await parts.checks.update(kept.health_checks, bind_addresses(kept.node)):
+            parts.journal.warning("health-check-port", warning)
         if self._passes == 1:
             parts.notifier.ready()
-        parts.notifier.status(f"{len(kept.plan.problems)} refused objects")
+        parts.notifier.status(f"{len(parts.ledger.problems)} refused objects")
 
-    def _measure(self, kept: Kept, seconds: float) -> None:
-        """Say in numbers what a pass did."""
-        metrics, outcome = self._parts.metrics, kept.outcome
-        for family in kept.plan.families:
-            label = family_label(family.family)
-            metrics.synced(family.family, seconds=seconds, full=True, at=self._parts.clocks.wall())
-            flows = sum((":" in flow.destination) == (label == "IPv6") for flow in outcome.flows)
-            metrics.conntrack_deleted(family.family, flows, seconds)
-            if outcome.changes:
-                metrics.transactions.labels(label, "committed").inc()
-            metrics.generation_conflicts.labels(label).inc(outcome.attempts - 1)
-            inside = [p for p in family.ports if p.has_endpoints and not p.has_internal]
-            outside = [
-                p
-                for p in family.ports
-                if p.has_endpoints and p.externally_accessible and not p.has_external
-            ]
-            metrics.no_local_endpoints.labels(label, "internal").set(len(inside))
-            metrics.no_local_endpoints.labels(label, "external").set(len(outside))
-        metrics.refused(kept.plan.problems)
+    def _tell(
+        self, kept: Kept, fresh: tuple[Problem, ...], seconds: float, *, repaired: bool
+    ) -> None:
+        """Say in words what a pass did."""
+        journal = self._parts.journal
+        if repaired and kept.changes:
+            self._measures.repaired(self._parts.keeper.families, seconds)
+            journal.warning(
+                "repaired",
+                "rules had been changed by somebody else, and are repaired",
+                seconds=seconds,
+            )
+        elif kept.changes:
+            journal.info("written", "rules written", services=len(kept.replanned), seconds=seconds)
+        for line in kept.also:
+            journal.info("also", line)
+        for flow in kept.flows:
+            journal.info("flow-deleted", "a stale UDP flow was deleted", flow=str(flow))
+        for failure in kept.failures:
+            journal.warning("step-failed", "a step after the rules failed", reason=failure)
+        for note in kept.notes:
+            if note not in self._notes:
+                journal.warning("left-out", note)
+        self._notes = kept.notes
+        for name, words in kept.refused.items():
+            journal.error(
+                "kernel-refused", "the kernel refused a Service", service=str(name), reason=words
+            )
+        if kept.rival:
+            journal.error("rival", "a kube-proxy programs this namespace too", traces=kept.rival)
+        self._tell_refused(fresh)
 
-    def _repaired(self, seconds: float) -> None:
-        """Somebody had changed our rules, and they are as they were again."""
-        for family in self._parts.keeper.families:
-            label = family_label(family)
-            self._parts.metrics.drift_found.labels(label).inc()
-            self._parts.metrics.drift_repaired.labels(label).inc()
-            self._parts.metrics.repair_duration.labels(label).observe(seconds)
-        self._parts.journal.warning(
-            "repaired",
-            "rules had been changed by somebody else, and are repaired",
-            seconds=seconds,
-        )
+    def _tell_refused(self, problems: tuple[Problem, ...]) -> None:
+        for problem in problems:
+            self._parts.journal.warning("refused", "refused", object=str(problem))
 
     async def _wait(self) -> None:
         """Until there is something to do: a change, a notice, a pause over, or the period."""
-        parts, pace = self._parts, self._pace
-        await asyncio.sleep(max(pace.shortest, _SHORTEST if self._touched.is_set() else 0.0))
-        waiting = {
-            asyncio.ensure_future(parts.source.wait()),
-            asyncio.ensure_future(self._touched.wait()),
-        }
-        patience = self._pause if self._owed and parts.source.in_sync else pace.period
-        watchdog = parts.notifier.watchdog
-        timeout = min(patience, watchdog / 2) if watchdog else patience
+        parts = self._parts
+        while (rest := self._pacer.rest()) > 0:
+            await asyncio.sleep(min(rest, _SHORT))
+            parts.health.turned()
+            parts.notifier.alive()
+        waiting: set[asyncio.Future[object]] = {asyncio.ensure_future(parts.source.wait())}
+        timeout = self._pacer.patience if parts.source.in_sync else self._pacer.pace.period
+        if self._touched.is_set():
+            timeout = min(timeout, self._pacer.rest_from_looking())
+        else:
+            waiting.add(asyncio.ensure_future(self._touched.wait()))
+        if parts.notifier.watchdog:
+            timeout = min(timeout, parts.notifier.watchdog / 2)
         try:
             await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         finally:

@@ -8,6 +8,7 @@ import gc
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -20,14 +21,17 @@ from netplane.agent.health import Clocks, Health
 from netplane.agent.health_checks import HealthChecks
 from netplane.agent.holder import sole_agent
 from netplane.agent.keeper import Keeper
+from netplane.agent.ledger import Ledger
 from netplane.agent.listening import places, serve
 from netplane.agent.logs import Journal
-from netplane.agent.loop import Loop, Pace, Parts
+from netplane.agent.lookout import Lookout
+from netplane.agent.loop import Loop, Parts
 from netplane.agent.metrics import Metrics
+from netplane.agent.pace import Pace
 from netplane.agent.systemd import Notifier
+from netplane.agent.telling import Teller
 from netplane.agent.web import health_port, metrics_port
 from netplane.apply.netns import Namespace
-from netplane.apply.nft_events import NftEvents
 from netplane.config import DEFAULT_ORIGIN, Config
 from netplane.core.model.address import Family
 from netplane.errors import UsageError
@@ -60,13 +64,13 @@ def run(settings: Settings) -> None:
         ApplyError: The namespace cannot be entered, or another agent or kube-proxy holds it.
     """
     gc.enable()  # switched off for commands, which live for a second
-    with Namespace(settings.netns) as namespace, sole_agent(namespace):
-        asyncio.run(_until_told(settings, namespace))
+    with Namespace(settings.netns) as namespace, sole_agent(namespace) as held:
+        asyncio.run(_until_told(settings, namespace, held))
 
 
-async def _until_told(settings: Settings, namespace: Namespace) -> None:
+async def _until_told(settings: Settings, namespace: Namespace, held: socket.socket) -> None:
     """Run until a signal ends the loop."""
-    running = asyncio.create_task(_keep(settings, namespace))
+    running = asyncio.create_task(_keep(settings, namespace, held))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, running.cancel)
@@ -74,7 +78,7 @@ async def _until_told(settings: Settings, namespace: Namespace) -> None:
         await running
 
 
-async def _keep(settings: Settings, namespace: Namespace) -> None:
+async def _keep(settings: Settings, namespace: Namespace, held: socket.socket) -> None:
     config = settings.config
     level = logging.INFO if settings.verbose else logging.WARNING
     journal = Journal(_say, CLOCKS, json=settings.log_json, level=level)
@@ -88,20 +92,35 @@ async def _keep(settings: Settings, namespace: Namespace) -> None:
     )
     metrics = Metrics(config.mode, watch_age=lambda: health.watch_age)
     metrics.build.labels(netplane.__version__, config.mode).set(1)
-    parts = Parts(
-        source=source,
-        keeper=Keeper(namespace, config, take_over=settings.take_over),
-        events=NftEvents(namespace),
-        health=health,
-        checks=HealthChecks(namespace, healthy=lambda: health.healthy),
-        metrics=metrics,
-        journal=journal,
-        notifier=Notifier(os.environ),
-        clocks=CLOCKS,
-    )
-    async with _servers(config, namespace, health, metrics):
-        with parts.events:
+    ledger = Ledger()
+    teller = Teller(config, source, health, ledger)
+    with (
+        Lookout(namespace, config.mode) as lookout,
+        _keeper(settings, namespace, lookout) as keeper,
+    ):
+        parts = Parts(
+            source=source,
+            keeper=keeper,
+            lookout=lookout,
+            ledger=ledger,
+            health=health,
+            checks=HealthChecks(namespace, healthy=lambda: health.healthy),
+            metrics=metrics,
+            journal=journal,
+            notifier=Notifier(os.environ),
+            clocks=CLOCKS,
+        )
+        async with _servers(config, namespace, health, metrics), teller.answering(held):
             await Loop(parts, _pace(config)).run()
+
+
+def _keeper(settings: Settings, namespace: Namespace, lookout: Lookout) -> Keeper:
+    return Keeper(
+        namespace,
+        settings.config,
+        take_over=settings.take_over,
+        vouch=lookout.witness.vouch,
+    )
 
 
 def _pace(config: Config) -> Pace:

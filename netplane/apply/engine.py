@@ -22,10 +22,9 @@ from netplane.apply.nfnetlink_commit import Vouch
 from netplane.config import Mode
 from netplane.core.model.service import EndpointSlice, Service, ServiceName
 from netplane.core.model.snapshot import Snapshot
-from netplane.core.plan.changes import Changes
-from netplane.core.plan.incremental import Replanned
+from netplane.core.plan.changes import Changes, merged
+from netplane.core.plan.incremental import Planner, Replanned, joined
 from netplane.core.plan.node import NodeView
-from netplane.core.plan.plan import Plan
 
 
 class Applied(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +43,16 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True):
     refused: Mapping[ServiceName, str]
     replanned: tuple[Replanned, ...] = ()
     observed: bool = False
+
+
+def both(first: Applied, second: Applied) -> Applied:
+    """Two calls of an engine, one after the other, told as one."""
+    return Applied(
+        changes=merged([first.changes, second.changes]),
+        refused=second.refused,
+        replanned=joined(first.replanned, second.replanned),
+        observed=first.observed or second.observed,
+    )
 
 
 class Engine(Protocol):
@@ -65,8 +74,8 @@ class Engine(Protocol):
         """Close that; the rules stay."""
 
     @property
-    def plan(self) -> Plan:
-        """What traffic should do; made anew, at the cost of all Services."""
+    def planner(self) -> Planner:
+        """What traffic should do, kept up to date; to be read only."""
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -14,7 +14,6 @@ from netplane.core.model.service import EndpointSlice, Service, ServiceName
 from netplane.core.model.snapshot import Snapshot
 from netplane.core.plan.incremental import Planner, Replanned, joined
 from netplane.core.plan.node import NodeView
-from netplane.core.plan.plan import Plan
 
 
 class IptablesEngine:
@@ -53,9 +52,9 @@ class IptablesEngine:
         """There is nothing to close: each restore is a process of its own."""
 
     @property
-    def plan(self) -> Plan:
-        """What traffic should do; made anew, at the cost of all Services."""
-        return self._planner.plan()
+    def planner(self) -> Planner:
+        """What traffic should do; see ``Engine``."""
+        return self._planner
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -37,7 +37,6 @@ from netplane.core.nftables.retold import Retold
 from netplane.core.plan.changes import Changes, merged
 from netplane.core.plan.incremental import Planner, Replanned, joined
 from netplane.core.plan.node import NodeView
-from netplane.core.plan.plan import Plan
 from netplane.errors import ApplyError
 from netplane.rendering import environment
 
@@ -89,9 +88,9 @@ class NftablesEngine:
         self._link.__exit__(kind, value, tb)
 
     @property
-    def plan(self) -> Plan:
-        """What traffic should do; made anew, at the cost of all Services."""
-        return self._planner.plan()
+    def planner(self) -> Planner:
+        """What traffic should do; see ``Engine``."""
+        return self._planner
 
     def sync(self, snapshot: Snapshot) -> Applied:
         """Take in everything, observe everything, and write what differs."""

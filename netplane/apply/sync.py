@@ -1,42 +1,38 @@
-"""One pass: snapshot -> plan -> prepare -> commit -> conntrack -> report.
+"""One pass: snapshot -> plan -> prepare -> commit -> what follows -> report.
 
     guard      a live kube-proxy is refused, unless it is to be taken over
     commit     the rules of the wanted mode, by the mode itself
-    sysctl     after the rules: localhost must be guarded before it is routable
-    retire     our rules in the other mode, now that the wanted one serves
-    conntrack  flows the rules cannot correct, whether or not a rule changed
+    follow up  see ``follow_up``, whether or not a rule changed
 
-Everything before ``Sync.commit`` reads only. After the rules are in, a failure of a later step is
-collected, not raised: the rules serve, the report says what is missing, and the next pass, which
-works from the state, makes it good.
+Everything before ``Sync.commit`` reads only.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
 
 import msgspec
 
-from netplane.apply import conntrack, foreign, sysctl
+from netplane.apply import conntrack, foreign
 from netplane.apply.addresses import local_addresses
 from netplane.apply.dataplane import Dataplane, Update
 from netplane.apply.flows import Flow
+from netplane.apply.follow_up import FollowUp, foreseen_parameters
 from netplane.apply.modes import Leftover, leftovers, open_mode
 from netplane.apply.netns import Namespace
 from netplane.config import PRIMARY, Config
-from netplane.core.model.address import of_family
+from netplane.core.model.service import Node
 from netplane.core.model.snapshot import Snapshot
 from netplane.core.plan.changes import Changes
 from netplane.core.plan.compile import build_plan
 from netplane.core.plan.conntrack import desired_flows
-from netplane.core.plan.plan import FamilyPlan, Plan
+from netplane.core.plan.node import NodeView
+from netplane.core.plan.plan import Plan
 from netplane.core.plan.view import build_view
-from netplane.errors import ApplyError, WireError
+from netplane.errors import ApplyError
 
-_T = TypeVar("_T")
 _ATTEMPTS = 3
 
 
@@ -86,11 +82,7 @@ class Sync:
 
     def foresee(self) -> Outcome:
         """What commit would change, conntrack excepted; writes nothing."""
-        found = [
-            f"would set {sysctl.ROUTE_LOCALNET} to 1: NodePorts answer on 127.0.0.0/8"
-            for family in self.plan.families
-            if sysctl.lacks_route_localnet(self._namespace, family.view)
-        ]
+        found = foreseen_parameters(self._namespace, self.plan.node)
         found += [f"would remove our rules of {leftover.name}" for leftover in self._leftovers]
         return Outcome(changes=self._update.changes, also=tuple(found))
 
@@ -107,27 +99,22 @@ class Sync:
         if not take_over:
             foreign.refuse(self.kube_proxy, self._namespace)
         changes = self._commit_rules()
-        also: list[str] = []
-        failures: list[str] = []
-        flows: list[Flow] = []
-
-        def attempt(done: list[_T], step: Callable[[], Iterable[_T]]) -> None:
-            try:
-                done.extend(step())
-            except (ApplyError, WireError) as exc:
-                failures.append(str(exc))
-
-        attempt(also, self._set_parameters)
-        for leftover in self._leftovers:
-            attempt(also, leftover.remove)
-        attempt(also, self._take_over)
+        after = FollowUp()
+        after.set_parameters(self._namespace, self.plan.node)
+        after.retire(self._leftovers)
+        after.take_over(self._namespace, self.kube_proxy)
         for family in self.plan.families:
-            attempt(flows, partial(self._clean_flows, family))
+            removed = frozenset().union(
+                *(conntrack.removed_frontends(tried, family.family) for tried in self._tried)
+            )
+            after.clean_flows(
+                self._namespace, family.view, desired_flows(family), self._local, removed
+            )
         return Outcome(
             changes=changes,
-            also=tuple(also),
-            flows=tuple(flows),
-            failures=tuple(failures),
+            also=tuple(after.also),
+            flows=tuple(after.flows),
+            failures=tuple(after.failures),
             attempts=max(1, len(self._tried)),
         )
 
@@ -146,46 +133,30 @@ class Sync:
                 return changes
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    def _set_parameters(self) -> list[str]:
-        done = []
-        for family in self.plan.families:
-            if sysctl.lacks_route_localnet(self._namespace, family.view):
-                sysctl.write(self._namespace, sysctl.ROUTE_LOCALNET, "1")
-                done.append(f"set {sysctl.ROUTE_LOCALNET} to 1: NodePorts answer on 127.0.0.0/8")
-        return done
-
-    def _take_over(self) -> tuple[str, ...]:
-        return foreign.take_over(self._namespace, self.kube_proxy) if self.kube_proxy else ()
-
-    def _clean_flows(self, plan: FamilyPlan) -> tuple[Flow, ...]:
-        accepting = plan.view.node_port_addresses
-        local = conntrack.Local(
-            lambda: frozenset(of_family(self._local(), plan.family)),
-            None if accepting is None else frozenset(accepting),
-        )
-        removed = frozenset().union(
-            *(conntrack.removed_frontends(changes, plan.family) for changes in self._tried)
-        )
-        return conntrack.clean(self._namespace, plan.family, desired_flows(plan), local, removed)
-
 
 def plan_for(
     config: Config, snapshot: Snapshot, addresses: Callable[[], tuple[str, ...]] = tuple
 ) -> Plan:
-    """The plan of the configured node: its view from configuration, Node object and addresses.
+    """The plan of the configured node.
 
     Args:
         config: Checked configuration.
         snapshot: The cluster's objects.
         addresses: Tells the addresses on the node's interfaces; called where they matter.
     """
-    node = snapshot.nodes.get(config.node_name)
-    local = addresses() if _chooses_addresses(config) else ()
-    view = build_view(config, mode=config.mode, node=node, local_addresses=local)
+    view = view_for(config, snapshot.nodes.get(config.node_name), addresses)
     return build_plan(snapshot, view)
 
 
-def _chooses_addresses(config: Config) -> bool:
+def view_for(
+    config: Config, node: Node | None, addresses: Callable[[], tuple[str, ...]]
+) -> NodeView:
+    """What the configured node is: its view from configuration, Node object and addresses."""
+    local = addresses() if chooses_addresses(config) else ()
+    return build_view(config, mode=config.mode, node=node, local_addresses=local)
+
+
+def chooses_addresses(config: Config) -> bool:
     """Whether only some of the node's addresses accept NodePorts, those within networks."""
     return PRIMARY not in config.node_port_addresses and any(
         not network.endswith("/0") for network in config.node_port_addresses

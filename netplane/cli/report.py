@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from netplane.agent.agent_status import AgentStatus
 from netplane.apply.flows import Flow
 from netplane.apply.sync import Outcome, Sync
 from netplane.cli import log
@@ -78,10 +79,11 @@ class Rendering(msgspec.Struct, frozen=True):
 
 
 class StatusReport(msgspec.Struct, frozen=True):
-    """The document of ``netplane status -o json``."""
+    """The document of ``netplane status -o json``; ``agent`` where one keeps the namespace."""
 
     namespace: str | None
     modes: tuple[Status, ...]
+    agent: AgentStatus | None = None
 
 
 class CleanupReport(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ import click
 from netplane.cli import options
 
 if TYPE_CHECKING:
+    from netplane.agent.agent_status import AgentStatus
     from netplane.apply.netns import Namespace
     from netplane.core.plan.status import Status
 
@@ -43,6 +44,9 @@ def command(
 ) -> int:
     """Show what is in the kernel now: frontends, endpoints, new connections, drift.
 
+    Where an agent keeps the namespace, also what it says: how many Services are programmed, and
+    which are not and why; with -v all of them.
+
     Both modes are looked at unless --mode names one. Connections are counted since the rule or
     element was written, with --watch since the interval before; a dash stands where the kernel
     does not count them.
@@ -56,6 +60,7 @@ def command(
 
 
 def _status(call: options.Call) -> int:
+    from netplane.agent.agent_status import ask_agent
     from netplane.apply.netns import Namespace
     from netplane.apply.privilege import require_net_admin
     from netplane.cli.report import StatusReport
@@ -64,10 +69,13 @@ def _status(call: options.Call) -> int:
     require_net_admin()
     with Namespace(call.netns) as namespace:
         found = tuple(_read(call, namespace).values())
+        agent = ask_agent(namespace)
     if call.json:
-        emit_json(StatusReport(call.netns, found))
+        emit_json(StatusReport(call.netns, found, agent))
     else:
         _print(found, where=call.netns or "this namespace")
+        if agent is not None:
+            _print_agent(agent, every=bool(call.verbose))
     return 0
 
 
@@ -106,3 +114,30 @@ def _print(found: tuple[Status, ...], *, where: str) -> None:
             screen.print_table(COLUMNS, rows, right=NUMBERS)
         for drift in status.drift:
             screen.print(("drift: ", "red"), drift)
+
+
+def _print_agent(agent: AgentStatus, *, every: bool) -> None:
+    from netplane.cli.terminal import Screen
+
+    screen = Screen()
+    health = ("healthy", "green") if agent.healthy else ("not healthy", "bold red")
+    counts = ", ".join(f"{count:,} {state}" for state, count in agent.counts.items() if count)
+    screen.print(
+        ("agent", "bold"),
+        f" pid {agent.pid}, {agent.mode} mode, node {agent.node}: ",
+        health,
+        f"; Services: {counts or 'none'}",
+    )
+    for reason in agent.reasons:
+        screen.print("  ", (reason, "red"))
+    if agent.fault:
+        screen.print("  the source: ", (agent.fault, "red"))
+    told = {words for standing in agent.services for words in standing.why}
+    for standing in agent.services:
+        if every or standing.state != "programmed":
+            screen.print(f"  {standing.namespace}/{standing.name}: ", (standing.state, "yellow"))
+            for words in standing.why:
+                screen.print("    ", words)
+    for problem in agent.problems:
+        if problem not in told:
+            screen.print("  refused: ", problem)

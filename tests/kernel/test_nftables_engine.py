@@ -315,7 +315,7 @@ def test_a_failed_write_forgets_nothing(netns: Namespace, monkeypatch: pytest.Mo
         applied = engine.change({}, slices("web-1", "10.9.9.9"))
         assert applied.observed
         assert len(applied.changes.services) == 2
-        assert_in_place(netns, engine.plan)
+        assert_in_place(netns, engine.planner.plan())
 
 
 def test_ipv4_alone(netns: Namespace) -> None:
@@ -323,5 +323,5 @@ def test_ipv4_alone(netns: Namespace) -> None:
     with NftablesEngine(netns, node) as engine:
         engine.sync(snapshot_of(*web(2)))
         engine.change({}, slices("web-1", "10.9.9.9"))
-        assert_in_place(netns, engine.plan)
+        assert_in_place(netns, engine.planner.plan())
         assert "ip6" not in run_nft(netns, "list", "tables")

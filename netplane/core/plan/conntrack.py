@@ -7,13 +7,13 @@ gained its first one. What may live is read off the plan, never remembered from 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from netplane.core.model.service import Protocol
 from netplane.core.plan.plan import FamilyPlan
-from netplane.core.plan.port import Backend
+from netplane.core.plan.port import Backend, PortPlan
 
 
 class UdpFlows(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,9 +32,24 @@ class UdpFlows(msgspec.Struct, frozen=True, kw_only=True):
 
 def desired_flows(plan: FamilyPlan) -> UdpFlows:
     """Read the flows that may live off the plan."""
+    return _flows(plan.ports, plan.view.service_cidrs)
+
+
+def flows_of(ports: Iterable[PortPlan]) -> UdpFlows:
+    """The flows that may live to the frontends of some ports; says nothing about any other."""
+    return _flows(ports, ())
+
+
+def frontends_of(ports: Iterable[PortPlan]) -> set[tuple[str, int]]:
+    """(address, port) of each UDP frontend of some ports; the address of a NodePort is ""."""
+    flows = flows_of(ports)
+    return {*flows.frontends, *(("", number) for number in flows.node_ports)}
+
+
+def _flows(ports: Iterable[PortPlan], service_cidrs: tuple[str, ...]) -> UdpFlows:
     frontends: dict[tuple[str, int], frozenset[Backend]] = {}
     node_ports: dict[int, frozenset[Backend]] = {}
-    for port in plan.ports:
+    for port in ports:
         if port.protocol is not Protocol.UDP:
             continue
         serving = frozenset(port.serving)
@@ -43,6 +58,4 @@ def desired_flows(plan: FamilyPlan) -> UdpFlows:
                 frontends[address, port.port] = serving
         if port.node_port:
             node_ports[port.node_port] = serving
-    return UdpFlows(
-        frontends=frontends, node_ports=node_ports, service_cidrs=plan.view.service_cidrs
-    )
+    return UdpFlows(frontends=frontends, node_ports=node_ports, service_cidrs=service_cidrs)

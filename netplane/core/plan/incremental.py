@@ -109,7 +109,7 @@ class Planner:
             problems: What was refused on the way to the snapshot.
         """
         names = sorted(self._plans)
-        found = {*problems, *(p for ps in self._collisions.values() for p in ps)}
+        found = {*problems, *self.collisions}
         return Plan(
             node=self.node,
             families=tuple(
@@ -119,9 +119,19 @@ class Planner:
                 )
                 for index, view in enumerate(self.node.families)
             ),
-            health_checks=tuple(sorted(self._checks.values())),
+            health_checks=self.health_checks,
             problems=tuple(sorted(found)),
         )
+
+    @property
+    def health_checks(self) -> tuple[HealthCheck, ...]:
+        """What health check node ports answer, sorted."""
+        return tuple(sorted(self._checks.values()))
+
+    @property
+    def collisions(self) -> tuple[Problem, ...]:
+        """What Services lost to others, sorted."""
+        return tuple(sorted({p for found in self._collisions.values() for p in found}))
 
     def _take_service(self, name: ServiceName, service: Service | None) -> set[Claim]:
         """Store a Service and move its claims; returns the claims others hold as well."""

@@ -1,0 +1,112 @@
+"""What tells the loop to look at the kernel: foreign commits, addresses, legacy tables.
+
+Where the kernel sends notices nothing is polled; legacy iptables has none, so its tables' figures
+are compared twice a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from types import TracebackType
+from typing import Final, Self
+
+from netplane.apply.address_events import AddressEvents
+from netplane.apply.legacy_fingerprint import legacy_fingerprint
+from netplane.apply.netns import Namespace
+from netplane.apply.witness import Witness, concern_of
+from netplane.config import Mode
+from netplane.errors import ApplyError
+
+_POLL: Final = 0.5  # seconds
+
+
+class Lookout:
+    """Watches one namespace for a mode; a context manager, then ``watching`` on an event loop.
+
+    Args:
+        namespace: Which, entered.
+        mode: Whose rules matter.
+
+    Raises:
+        ApplyError: The kernel cannot be listened to.
+    """
+
+    def __init__(self, namespace: Namespace, mode: Mode) -> None:
+        self._namespace = namespace
+        self._mode = mode
+        self.witness = Witness(namespace, concern_of(mode))
+        self._addresses = AddressEvents(namespace)
+        self._stack = contextlib.ExitStack()
+        self._seen: tuple[bytes, ...] = ()
+        self._writing = False
+
+    def __enter__(self) -> Self:
+        self._stack.enter_context(self.witness)
+        self._stack.enter_context(self._addresses)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    @contextlib.asynccontextmanager
+    async def watching(
+        self, rules: Callable[[], object], addresses: Callable[[], object]
+    ) -> AsyncIterator[None]:
+        """Call ``rules`` when somebody may have touched them, ``addresses`` when some moved."""
+        loop = asyncio.get_running_loop()
+
+        def heard_commits() -> None:
+            if self.witness.alarmed():
+                rules()
+
+        def heard_addresses() -> None:
+            if self._addresses.moved():
+                addresses()
+
+        loop.add_reader(self.witness.fileno(), heard_commits)
+        loop.add_reader(self._addresses.fileno(), heard_addresses)
+        polling = asyncio.create_task(self._poll(rules)) if self._mode == "iptables" else None
+        try:
+            yield
+        finally:
+            loop.remove_reader(self.witness.fileno())
+            loop.remove_reader(self._addresses.fileno())
+            if polling is not None:
+                polling.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await polling
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """What happens to the legacy tables meanwhile is ours; entered by the pass's thread."""
+        self._writing = True
+        try:
+            yield
+        finally:
+            self._seen = self._fingerprint() if self._mode == "iptables" else ()
+            self._writing = False
+
+    async def _poll(self, rules: Callable[[], object]) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_POLL)
+            before = self._seen
+            if self._writing:
+                continue
+            now = await loop.run_in_executor(None, self._fingerprint)
+            # A pass that ended meanwhile has set what is seen anew.
+            if now != before and self._seen is before and not self._writing:
+                rules()
+
+    def _fingerprint(self) -> tuple[bytes, ...]:
+        try:
+            return legacy_fingerprint(self._namespace)
+        except ApplyError:
+            return ()  # the next pass meets the same fault, and tells it
