@@ -31,7 +31,7 @@ from netplane.rendering import environment
 # 6.6 s of CPU in parts of 1,000 chains (0.1 s each, for which others wait), 10.3 s in parts of
 # 6,000, 23.7 s in parts of 30,000. On iptables-legacy every restore carries the whole table in and
 # out, so one is best: 2.8 s, or 5.9 s in three parts.
-_CHUNKS = {Variant.NFT: 1000, Variant.LEGACY: 1 << 30}
+CHUNKS = {Variant.NFT: 1000, Variant.LEGACY: 1 << 30}
 
 
 class IptablesDataplane:
@@ -78,8 +78,8 @@ class IptablesDataplane:
         Raises:
             ApplyError: The kernel's rules cannot be read.
         """
-        tools = self._tools()
-        families = [family for family in plan.families if self._usable(tools, family.family)]
+        tools = self.tools()
+        families = [family for family in plan.families if self.usable(tools, family.family)]
         # iptables-save is another process, and takes as long as to compile: both at a time.
         with ThreadPoolExecutor(1, thread_name_prefix="iptables-save") as reader:
             saved = [reader.submit(tools.save, family.family) for family in families]
@@ -96,12 +96,12 @@ class IptablesDataplane:
         Raises:
             ApplyError: The kernel's rules cannot be read.
         """
-        tools = self._tools()
+        tools = self.tools()
         jumps = compile_jumps(environment())
         found = {
             family: tools.save(family, counters=True)
             for family in Family
-            if self._usable(tools, family)
+            if self.usable(tools, family)
         }
         return Status(
             mode="iptables",
@@ -125,14 +125,14 @@ class IptablesDataplane:
         Raises:
             ApplyError: It could not be removed; the message says what was.
         """
-        tools = self._tools()
+        tools = self.tools()
         jumps = compile_jumps(environment())
         parts = []
         for family in Family:
-            if self._usable(tools, family):
+            if self.usable(tools, family):
                 observed = tools.save(family)
                 delta = removal(observed, jumps)
-                order = steps((), observed, delta, chunk=_CHUNKS[self.variant])
+                order = steps((), observed, delta, chunk=CHUNKS[self.variant])
                 parts.append(_Part(family=family, delta=delta, changes=Changes(), steps=order))
         IptablesUpdate(tools, tuple(parts)).commit()
         return tuple(line for part in parts for line in _removed(part))
@@ -143,13 +143,14 @@ class IptablesDataplane:
             family=desired.family,
             delta=delta,
             changes=report(desired, observed, delta),
-            steps=steps(desired.groups, observed, delta, chunk=_CHUNKS[self.variant]),
+            steps=steps(desired.groups, observed, delta, chunk=CHUNKS[self.variant]),
         )
 
-    def _tools(self) -> Tools:
+    def tools(self) -> Tools:
+        """The programs of the variant in use; raises ToolError without any iptables."""
         return Tools(self._namespace, self.variant, self._lock_wait)
 
-    def _usable(self, tools: Tools, family: Family) -> bool:
+    def usable(self, tools: Tools, family: Family) -> bool:
         """Whether a family can be programmed; where not, it is noted, or raised for IPv4."""
         reason = tools.missing(family)
         if reason and family is Family.IPV4:

@@ -1,19 +1,45 @@
-"""The iptables mode of a process that goes on."""
+"""The iptables mode of a process that goes on: a change costs what changed.
+
+    change   one Service or slice -> its plan -> its chains -> one iptables-restore per family
+    verify   iptables-save -> what differs from the rules that are wanted -> that is written
+
+The rules of every Service are held as they are wanted, so what is planned anew is all there is to
+render. iptables has no lock that tells who wrote: a change trusts what is held, and verify finds
+what somebody has damaged. Where a restore fails, the next step is to look.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
+import msgspec
+
 from netplane.apply.engine import Applied
-from netplane.apply.iptables import IptablesDataplane
+from netplane.apply.iptables_kernel import IptablesKernel
 from netplane.apply.iptables_tools import Variant
 from netplane.apply.netns import Namespace
+from netplane.core.iptables.compile import PortRules
+from netplane.core.iptables.diff import Delta, diff
+from netplane.core.iptables.live import LiveChains, LiveUpdate
+from netplane.core.iptables.owners import by_service, same
+from netplane.core.iptables.parse import Observed
+from netplane.core.iptables.report import report
+from netplane.core.iptables.steps import Step, joined, steps
+from netplane.core.model.address import Family
 from netplane.core.model.service import EndpointSlice, Service, ServiceName
 from netplane.core.model.snapshot import Snapshot
-from netplane.core.plan.incremental import Planner, Replanned, joined
+from netplane.core.plan.changes import Changes, merged
+from netplane.core.plan.incremental import Planner, Replanned
+from netplane.core.plan.incremental import joined as replanned_since
 from netplane.core.plan.node import NodeView
+from netplane.errors import RefusedError
+from netplane.rendering import environment
+
+# To find one bad Service among 10,000 takes some 30 trials. Where that is not enough, no single
+# Service is to blame: those left are refused together.
+_TRIALS = 60
 
 
 class IptablesEngine:
@@ -37,7 +63,11 @@ class IptablesEngine:
         lock_wait: float = 5.0,
     ) -> None:
         self._planner = Planner(node)
-        self._dataplane = IptablesDataplane(namespace, variant=variant, lock_wait=lock_wait)
+        self._kernel = IptablesKernel(namespace, variant=variant, lock_wait=lock_wait)
+        self._lives: dict[Family, LiveChains] = {}
+        self._known = False  # the kernel has what the live chains say
+        self._refused: dict[ServiceName, str] = {}
+        self._held: set[ServiceName] = set()  # their live chains are not what is planned
         self._untold: tuple[Replanned, ...] = ()
 
     def __enter__(self) -> Self:
@@ -49,7 +79,7 @@ class IptablesEngine:
         value: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        """There is nothing to close: each restore is a process of its own."""
+        self._kernel.close()
 
     @property
     def planner(self) -> Planner:
@@ -59,11 +89,12 @@ class IptablesEngine:
     @property
     def notes(self) -> tuple[str, ...]:
         """What had to be left out so far, in words."""
-        return self._dataplane.notes
+        return self._kernel.notes
 
     def sync(self, snapshot: Snapshot) -> Applied:
         """Take in everything, observe everything, and write what differs."""
-        return self._apply(self._planner.replace(snapshot))
+        self._take(self._planner.replace(snapshot))
+        return self._look()
 
     def change(
         self,
@@ -71,20 +102,156 @@ class IptablesEngine:
         slices: Mapping[ServiceName, tuple[EndpointSlice, ...]],
     ) -> Applied:
         """Take in what changed, and write that; see ``Engine``."""
-        return self._apply(self._planner.update(services, slices))
+        known = self._known
+        replanned = self._planner.update(services, slices)
+        updates = self._take(replanned)
+        touched = {*services, *slices, *(change.service for change in replanned)}
+        if not known or not touched.isdisjoint(self._refused):
+            return self._look()
+        changes = merged(update.changes for update in updates.values())
+        try:
+            self._kernel.write({f: self._inputs(*update[:3]) for f, update in updates.items()})
+        except RefusedError:
+            # Somebody has damaged what the rules lead to, or a Service is bad: a look tells.
+            again = self._look()
+            return msgspec.structs.replace(again, changes=merged([changes, again.changes]))
+        self._known = True
+        return self._tell(changes)
 
     def turn_to(self, node: NodeView) -> Applied:
         """Take in what the node is now; see ``Engine``."""
-        return self._apply(self._planner.turn_to(node))
+        if node == self._planner.node:
+            return self.change({}, {})
+        replanned = self._planner.turn_to(node)
+        views = {view.family: view for view in node.families}
+        self._lives = {f: live for f, live in self._lives.items() if live.view == views[f]}
+        self._take(replanned)
+        return self._look()
 
     def verify(self) -> Applied:
-        """Look whether the kernel is as it should be, and mend what is not."""
-        return self._apply(())
+        """Look, and mend; where iptables-nft can tell that nobody wrote, nothing is read."""
+        if self._known and not self._refused and self._kernel.is_untouched():
+            return self._tell(Changes())
+        return self._look()
 
-    def _apply(self, replanned: Sequence[Replanned]) -> Applied:
-        self._untold = joined(self._untold, replanned)
-        update = self._dataplane.prepare(self._planner.plan())
-        changes = update.changes
-        update.commit()
-        told, self._untold = self._untold, ()
-        return Applied(changes=changes, refused={}, replanned=told, observed=True)
+    def _take(self, replanned: Sequence[Replanned]) -> dict[Family, LiveUpdate]:
+        """Hold what is planned anew; until it is written, the kernel is not known to have it."""
+        self._known = False
+        self._untold = replanned_since(self._untold, replanned)
+        updates = {}
+        for index, view in enumerate(self._planner.node.families):
+            before = [port for change in replanned for port in change.before[index]]
+            after = [port for change in replanned for port in change.after[index]]
+            if view.family in self._lives and (before or after):
+                updates[view.family] = self._lives[view.family].update(before, after)
+        return updates
+
+    def _tell(self, changes: Changes, *, observed: bool = False) -> Applied:
+        """What has been done, now that nothing is owed."""
+        replanned, self._untold = self._untold, ()
+        return Applied(
+            changes=changes, refused=dict(self._refused), replanned=replanned, observed=observed
+        )
+
+    def _look(self) -> Applied:
+        """Observe everything and write what differs; a Service that is refused stays back."""
+        self._known = False
+        self._fit()
+        self._release(tuple(self._held))
+        self._refused = {}
+        try:
+            changes = self._mend()
+        except RefusedError:
+            changes = self._mend_apart()
+        self._known = True
+        return self._tell(changes, observed=True)
+
+    def _fit(self) -> None:
+        """Hold the chains of the families that can be programmed, and of no others."""
+        views = {view.family: view for view in self._planner.node.families}
+        usable = self._kernel.usable(views)
+        held = self._lives
+        if held.keys() == set(usable):
+            return
+        ports = {plan.family: plan.ports for plan in self._planner.plan().families}
+        self._lives = {
+            f: held[f] if f in held else LiveChains(views[f], ports[f], environment())
+            for f in usable
+        }
+
+    def _mend(self) -> Changes:
+        """Compare the kernel with what is held, and write what differs; returns that."""
+        seen = self._kernel.observe(self._lives, lambda family: self._lives[family].ruleset())
+        inputs = {}
+        stories = []
+        for family, (observed, wanted) in seen.items():
+            delta = diff(wanted, observed)
+            if delta:
+                inputs[family] = self._inputs(delta, observed, wanted.groups)
+                stories.append(report(wanted, observed, delta))
+        self._kernel.write(inputs)
+        return merged(stories)
+
+    def _mend_apart(self) -> Changes:
+        """Find the Services that are refused by halving those that differ; the others get in.
+
+        Those not tried yet, and those refused, are held as the kernel has them.
+        """
+        seen = self._kernel.observe(self._lives, lambda _: None)
+        there = {family: by_service(observed) for family, (observed, _) in seen.items()}
+        differ = sorted(
+            {
+                name
+                for family, live in self._lives.items()
+                for name in live.services
+                if not same(there[family].get(name), live.rules(name))
+            }
+        )
+        self._hold(differ, there)
+        stories = [self._mend()]
+        ahead = [differ] if differ else []
+        trials = 0
+        while ahead:
+            names = ahead.pop()
+            trials += 1
+            self._release(names)
+            try:
+                stories.append(self._mend())
+            except RefusedError as exc:
+                self._hold(names, there)
+                if len(names) > 1 and trials < _TRIALS:
+                    half = len(names) // 2
+                    ahead += (names[half:], names[:half])
+                else:
+                    self._refused |= dict.fromkeys(names, str(exc))
+        if self._refused:
+            stories.append(self._mend())  # what a trial has written before it was refused
+        return merged(stories)
+
+    def _hold(
+        self,
+        names: Collection[ServiceName],
+        there: Mapping[Family, Mapping[ServiceName, PortRules]],
+    ) -> None:
+        """Want of these Services what the kernel has of them."""
+        self._held.update(names)
+        for family, live in self._lives.items():
+            kept = {name: there[family].get(name) for name in names}
+            live.put({name: (rules,) if rules else () for name, rules in kept.items()})
+
+    def _release(self, names: Collection[ServiceName]) -> None:
+        """Want of these Services what is planned again."""
+        self._held.difference_update(names)
+        plans = {name: self._planner.planned(name) for name in names}
+        for index, view in enumerate(self._planner.node.families):
+            live = self._lives.get(view.family)
+            if live is not None and plans:
+                ports = [port for planned in plans.values() for port in planned[index]]
+                rules = live.compile(ports)
+                live.put({name: rules.get(name, ()) for name in plans})
+
+    def _inputs(
+        self, delta: Delta, observed: Observed, groups: tuple[tuple[str, ...], ...]
+    ) -> tuple[Step, ...]:
+        """What to give to iptables-restore, in order."""
+        return joined(steps(groups, observed, delta, chunk=self._kernel.chunk))

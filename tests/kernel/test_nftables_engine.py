@@ -9,15 +9,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 from netplane.apply import nftables_tool, tools
-from netplane.apply.engine import Applied
 from netplane.apply.netns import Namespace
 from netplane.apply.nfnetlink import NfnetlinkSocket
 from netplane.apply.nftables import NftablesDataplane
 from netplane.apply.nftables_engine import NftablesEngine
 from netplane.core.model.address import Family
 from netplane.core.model.problem import Problem
-from netplane.core.model.service import Service, ServiceName
-from netplane.core.model.snapshot import Snapshot
+from netplane.core.model.service import ServiceName
 from netplane.core.nftables.compile import compile_family
 from netplane.core.nftables.diff import diff
 from netplane.core.nftables.parse import parse_table
@@ -33,7 +31,7 @@ from netplane.rendering import environment
 from tests.support.manifests import Object, clusters, endpoint_slice, service
 from tests.support.netns import new_netns, require, run_tool
 from tests.support.port_plans import port, translated, view
-from tests.support.snapshots import name, slices, snapshot_of, web
+from tests.support.snapshots import difference, name, slices, snapshot_of, web
 
 pytestmark = pytest.mark.kernel
 
@@ -82,20 +80,6 @@ def assert_in_place(netns: Namespace, wanted: Plan) -> None:
             assert run_nft(fresh, "list", "table", WORDS[family.family], "netplane") == text
 
 
-def step(
-    engine: NftablesEngine, old: Snapshot, new: Snapshot
-) -> tuple[Applied, dict[ServiceName, Service | None]]:
-    """Give the engine what differs between two snapshots."""
-    gone: dict[ServiceName, Service | None] = dict.fromkeys(old.services.keys() - new.services)
-    services = gone | {n: s for n, s in new.services.items() if old.services.get(n) != s}
-    changed = {
-        n: new.slices.get(n, ())
-        for n in old.slices.keys() | new.slices.keys()
-        if old.slices.get(n) != new.slices.get(n)
-    }
-    return engine.change(services, changed), services
-
-
 @SETTINGS
 @given(first=clusters(), second=clusters(), third=clusters())
 def test_any_history_ends_in_the_table_from_nothing(
@@ -107,7 +91,7 @@ def test_any_history_ends_in_the_table_from_nothing(
         engine.sync(held)
         for objects in (second, third, first):
             wanted = snapshot_of(*objects)
-            applied, _ = step(engine, held, wanted)
+            applied = engine.change(*difference(held, wanted))
             held = wanted
             assert not applied.observed
             assert not applied.refused
@@ -118,7 +102,7 @@ def test_any_history_ends_in_the_table_from_nothing(
         with NftablesEngine(netns, NODE) as other:
             assert not other.sync(held).changes
             wanted = snapshot_of(*second)
-            assert not step(other, held, wanted)[0].refused
+            assert not other.change(*difference(held, wanted)).refused
             assert_in_place(netns, build_plan(wanted, NODE))
 
 
@@ -153,7 +137,7 @@ def test_a_change_with_affinity_takes_one_script(
     old, new = snapshot_of(*web(3)), snapshot_of(*web(3)[:2], sticky, *web(3)[3:])
     engine.sync(old)
     started.clear()
-    assert step(engine, old, new)[0].changes
+    assert engine.change(*difference(old, new)).changes
     assert started == ["nft -f -"]
     assert_in_place(netns, build_plan(new, NODE))
     started.clear()

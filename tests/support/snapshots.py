@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from netplane.core.model.cluster import build_snapshot
 from netplane.core.model.documents import parse
-from netplane.core.model.service import EndpointSlice, ServiceName
+from netplane.core.model.service import EndpointSlice, Service, ServiceName
 from netplane.core.model.snapshot import Snapshot
 from tests.support.manifests import Object, endpoint_slice, kube_list, service
 
@@ -32,3 +32,17 @@ def name(number: int) -> ServiceName:
 def slices(service_name: str, *addresses: str) -> dict[ServiceName, tuple[EndpointSlice, ...]]:
     """A change of one Service's endpoints."""
     return dict(snapshot_of(endpoint_slice(service_name, addresses)).slices)
+
+
+def difference(
+    old: Snapshot, new: Snapshot
+) -> tuple[dict[ServiceName, Service | None], dict[ServiceName, tuple[EndpointSlice, ...]]]:
+    """What an engine is told where one snapshot becomes another."""
+    gone: dict[ServiceName, Service | None] = dict.fromkeys(old.services.keys() - new.services)
+    services = gone | {n: s for n, s in new.services.items() if old.services.get(n) != s}
+    changed = {
+        n: new.slices.get(n, ())
+        for n in old.slices.keys() | new.slices.keys()
+        if old.slices.get(n) != new.slices.get(n)
+    }
+    return services, changed

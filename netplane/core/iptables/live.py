@@ -1,21 +1,23 @@
 """Chains that are kept up to date: a change renders what changed, whatever the number of Services.
 
-The live chains are what the kernel has after our last commit: the rules of every Service, and the
-shared chains they make up. ``update`` turns replanned Services into the delta that ``diff`` would
-find, rendering those Services alone. They move on as ``update`` returns: where a step then fails,
-or somebody else has edited our chains, throw them away and start from what is observed.
+The live chains are what the kernel should have: the rules of every Service, and the shared chains
+they make up. ``update`` turns replanned Services into the delta that ``diff`` would find in a
+kernel that has all of it, rendering those Services alone. They move on as ``update`` returns:
+where a step then fails, or somebody else has edited our chains, ``ruleset`` is what to compare the
+kernel with.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import jinja2
+import msgspec
 
 from netplane.core.iptables.compile import PortRules, assemble, compile_fixed, compile_ports
-from netplane.core.iptables.diff import Delta, TableDelta, in_deletion_order
+from netplane.core.iptables.diff import Delta, TableDelta, diff, in_deletion_order
 from netplane.core.iptables.layout import (
     FILTER,
     FIXED_CHAINS,
@@ -26,7 +28,9 @@ from netplane.core.iptables.layout import (
     chain_of,
 )
 from netplane.core.iptables.parse import Observed, ObservedTable
+from netplane.core.iptables.report import report
 from netplane.core.model.service import ServiceName
+from netplane.core.plan.changes import Changes
 from netplane.core.plan.node import FamilyView
 from netplane.core.plan.port import PortPlan
 
@@ -40,11 +44,13 @@ class LiveUpdate(NamedTuple):
         delta: What has to be written.
         observed: The shared chains as they are in the kernel, which decide about the order.
         groups: Per changed service port the names of its chains.
+        changes: All of it told, per service port; worked out when somebody asks.
     """
 
     delta: Delta
     observed: Observed
     groups: tuple[tuple[str, ...], ...]
+    changes: Changes
 
 
 class LiveChains:
@@ -60,21 +66,17 @@ class LiveChains:
             ports: In plan order.
             environment: Of rule templates.
         """
-        self._view = view
+        self.view = view
         self._environment = environment
         self._fixed = compile_fixed(view, environment)
-        self._services = self._compile(ports)
+        self._services = self.compile(ports)
         self._order = sorted(self._services)
-        tables = self.ruleset().tables
-        self._shared = {
-            table: {chain: tables[table][chain] for chain in FIXED_CHAINS[table]}
-            for table in TABLES
-        }
+        self._shared = self._all_shared()
 
     def ruleset(self) -> Ruleset:
         """All of it, as ``compile_family`` makes it of the same plan; costs all Services."""
         ports = (port for name in self._order for port in self._services[name])
-        return assemble(self._view.family, ports, self._fixed, self._environment)
+        return assemble(self.view.family, ports, self._fixed, self._environment)
 
     def update(self, before: Iterable[PortPlan], after: Sequence[PortPlan]) -> LiveUpdate:
         """What to write for Services whose plan has changed, and take it as written.
@@ -84,7 +86,7 @@ class LiveChains:
             after: All their ports now, in plan order.
         """
         there = {table: ObservedTable(chains=dict(self._shared[table])) for table in TABLES}
-        new = self._compile(after)
+        new = self.compile(after)
         old = {
             name: self._services.get(name, ())
             for name in sorted({port.service for port in before} | new.keys())
@@ -95,21 +97,60 @@ class LiveChains:
         writes = self._rewrite(NAT, old, new)
         writes |= {chain: rules for chain, rules in own.items() if gone.get(chain) != rules}
         deletes = in_deletion_order(gone.keys() - own.keys())
+        delta = Delta(
+            filter=TableDelta(writes=self._rewrite(FILTER, old, new)),
+            nat=TableDelta(writes=writes, deletes=deletes),
+        )
         return LiveUpdate(
-            delta=Delta(
-                filter=TableDelta(writes=self._rewrite(FILTER, old, new)),
-                nat=TableDelta(writes=writes, deletes=deletes),
-            ),
+            delta=delta,
             observed=Observed(filter=there[FILTER], nat=there[NAT]),
             groups=tuple(tuple(port.own) for ports in new.values() for port in ports if port.own),
+            changes=self._told(old, new) if delta else Changes(),
         )
 
-    def _compile(self, ports: Sequence[PortPlan]) -> _Services:
+    def rules(self, name: ServiceName) -> tuple[PortRules, ...]:
+        """The rules of a Service, () for none."""
+        return self._services.get(name, ())
+
+    @property
+    def services(self) -> tuple[ServiceName, ...]:
+        """Those that have rules, sorted."""
+        return tuple(self._order)
+
+    def put(self, services: Mapping[ServiceName, tuple[PortRules, ...]]) -> None:
+        """Take these rules for these Services, () for none, whatever was planned for them."""
+        for name, rules in services.items():
+            self._replace(name, rules)
+        self._shared = self._all_shared()
+
+    def compile(self, ports: Sequence[PortPlan]) -> _Services:
+        """The rules of these ports, by Service; all of a Service's ports are among them."""
         found: dict[ServiceName, list[PortRules]] = {}
-        compiled = compile_ports(ports, self._view, self._environment)
+        compiled = compile_ports(ports, self.view, self._environment)
         for port, rules in zip(ports, compiled, strict=True):
             found.setdefault(port.service, []).append(rules)
         return {name: tuple(rules) for name, rules in found.items()}
+
+    def _all_shared(self) -> dict[str, Chains]:
+        tables = self.ruleset().tables
+        return {
+            table: {chain: tables[table][chain] for chain in FIXED_CHAINS[table]}
+            for table in TABLES
+        }
+
+    def _told(self, old: _Services, new: _Services) -> Changes:
+        """An update as the report of a kernel that has nothing but what it is about."""
+        before, after = (self._alone(services) for services in (old, new))
+        there = {table: ObservedTable(chains=before.tables[table]) for table in TABLES}
+        observed = Observed(filter=there[FILTER], nat=there[NAT])
+        return report(after, observed, diff(after, observed))
+
+    def _alone(self, services: _Services) -> Ruleset:
+        """The rules of these Services, without jumps."""
+        ports = [port for rules in services.values() for port in rules]
+        nothing: dict[str, list[str]] = {table: [] for table in TABLES}
+        made = assemble(self.view.family, ports, nothing, self._environment)
+        return msgspec.structs.replace(made, jumps=dict.fromkeys(TABLES, ()))
 
     def _replace(self, name: ServiceName, rules: tuple[PortRules, ...]) -> None:
         """Take a Service's rules, () for none."""

@@ -41,13 +41,21 @@ from netplane.core.iptables.rule import read_rule
 
 _Frontend: TypeAlias = tuple[str, str, str]
 
+_UNCUT = 3  # steps: filter, nat and filter again
+
 
 class Step(msgspec.Struct, frozen=True):
-    """One input of ``iptables-restore --noflush``, for one table; ``title`` says what it does."""
+    """One input of ``iptables-restore --noflush``; ``title`` says what it does.
+
+    Attributes:
+        table: The table it is for; several of a ``joined`` step.
+        commits: How many parts it has, of which each lands atomically.
+    """
 
     table: str
     title: str
     text: str
+    commits: int = 1
 
 
 def steps(
@@ -64,6 +72,18 @@ def steps(
     """
     before, after = _filter_steps(delta.filter, observed)
     return (*before, *_nat_steps(groups, observed.nat.chains, delta.nat, chunk), *after)
+
+
+def joined(order: tuple[Step, ...]) -> tuple[Step, ...]:
+    """The same steps in as few inputs: each table of an input lands by itself, in its order.
+
+    What is cut into chunks stays so.
+    """
+    if not 1 < len(order) <= _UNCUT:
+        return order
+    tables = " and ".join(dict.fromkeys(step.table for step in order))
+    title = ", then ".join(step.title for step in order)
+    return (Step(tables, title, "".join(step.text for step in order), len(order)),)
 
 
 def restore_text(table: str, delta: TableDelta) -> str:

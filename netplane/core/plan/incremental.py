@@ -102,6 +102,10 @@ class Planner:
         self._position = Position(node.name, node.zone)
         return [change for n in sorted(self._services) if (change := self._replan(n)) is not None]
 
+    def planned(self, name: ServiceName) -> ServicePlan:
+        """The port plans of one Service."""
+        return self._plans.get(name, self._nothing)
+
     def plan(self, problems: Iterable[Problem] = ()) -> Plan:
         """The whole plan, as ``build_plan`` makes it; costs the number of Services.
 
