@@ -21,6 +21,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=None,
         help="a folder of behaviour scenarios (default: shared/scenarios beside the project)",
     )
+    parser.addoption(
+        "--soak",
+        action="store_true",
+        help="run the long tests, which are left out otherwise, and only those",
+    )
 
 
 @pytest.fixture
@@ -39,8 +44,13 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     return check
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Kernel tests need root; say so instead of failing one by one."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Long tests run when asked for; kernel tests need root, and say so once for all."""
+    soak = config.getoption("--soak")
+    left_out = [i for i in items if (i.get_closest_marker("soak") is not None) != soak]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [i for i in items if (i.get_closest_marker("soak") is not None) == soak]
     if os.geteuid() == 0:
         return
     skip = pytest.mark.skip(reason="kernel tests need root: run `sudo script/test`")

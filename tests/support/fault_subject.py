@@ -1,0 +1,248 @@
+"""A process to let faults happen to: ``python -m tests.support.fault_subject``.
+
+It imports everything once, then forks a child for each order, a line of JSON on stdin. The child
+prepares, says that it is ready, waits for a line, acts (that is when faults happen), tells how it
+went, waits for another line, acts again without faults, and tells what it has left open. So a case
+costs no start of an interpreter, and system calls are counted from the moment that matters.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from netplane.apply.engine import Engine
+from netplane.apply.netns import Namespace
+from netplane.core.model.address import Family
+from netplane.core.model.cluster import build_snapshot
+from netplane.core.model.documents import parse
+from netplane.core.model.snapshot import Snapshot
+from netplane.core.plan.node import NodeView
+from netplane.errors import NetplaneError
+from tests.support.command import run_netplane
+from tests.support.port_plans import view
+
+_GONE_SECONDS = 2
+_CLONE_NEWNET = 0x40000000  # linux/sched.h
+# What a command imports when it comes to it.
+_LAZY = (
+    "netplane.apply.iptables",
+    "netplane.apply.nftables",
+    "netplane.apply.sync",
+    "netplane.cli.apply",
+    "netplane.cli.inputs",
+    "netplane.cli.log",
+    "netplane.cli.report",
+    "pyroute2.netlink.nfnetlink.nfctsocket",
+    "rich.console",
+)
+NODE = NodeView(name="node-1", families=(view(), view(Family.IPV6)))
+
+
+class Order(msgspec.Struct, frozen=True):
+    """What to do.
+
+    Attributes:
+        netns: The name of the namespace.
+        subject: An engine inside the namespace, or the command in its mode.
+        first: The manifest that is applied before; "" for none.
+        second: The manifest that is applied while the fault happens, and again.
+    """
+
+    netns: str
+    subject: Literal["engine", "iptables", "nftables"]
+    first: str
+    second: str
+
+
+class Said(msgspec.Struct, frozen=True):
+    """What the child has told: all empty is a success.
+
+    Attributes:
+        ready: Its process id, once it has prepared.
+        failure: The words of an error that was reported as one.
+        bug: The traceback of one that was not.
+        left: What it still had open after all was closed, "" for nothing.
+        ended: How the child ended: its exit status, or the signal as a negative number.
+    """
+
+    ready: int = 0
+    failure: str = ""
+    bug: str = ""
+    left: str = ""
+    ended: int | None = None
+
+
+def main() -> None:
+    """Take orders until stdin ends."""
+    for name in _LAZY:
+        importlib.import_module(name)
+    while line := _next_line():
+        try:
+            order = msgspec.json.decode(line, type=Order)
+        except msgspec.DecodeError:
+            continue  # meant for a child that has been killed
+        child = os.fork()
+        if child == 0:
+            _child(order)
+        _, status = os.waitpid(child, 0)
+        _say(Said(ended=os.waitstatus_to_exitcode(status)))
+
+
+def _child(order: Order) -> None:
+    """One order; does not return."""
+    try:
+        (_engine if order.subject == "engine" else _command)(order)
+    except BaseException:  # noqa: BLE001 (told to who asked)
+        _say(Said(bug=traceback.format_exc()))
+        os._exit(1)
+    os._exit(0)
+
+
+def _engine(order: Order) -> None:
+    _enter(Path("/run/netns", order.netns))
+    second = _read(order.second)
+    before = _open_things()
+    engine = Engine(Namespace(), NODE)
+    if not order.first:
+
+        def cold() -> str:
+            engine.__enter__()
+            return _sync(engine, second)
+
+        def again() -> str:
+            engine.__exit__(None, None, None)
+            return cold()
+
+        _act(lambda: _caught(cold), lambda: _caught(again))
+    else:
+        engine.__enter__()
+        first = _read(order.first)
+        engine.sync(first)
+        _act(
+            lambda: _caught(lambda: _step(engine, first, second)),
+            # Nothing new: what was owed is written without being told again.
+            lambda: _caught(lambda: _owed(engine)),
+        )
+    engine.__exit__(None, None, None)
+    _say(Said(left=_left_since(before)))
+
+
+def _sync(engine: Engine, snapshot: Snapshot) -> str:
+    return str(engine.sync(snapshot).refused or "")
+
+
+def _owed(engine: Engine) -> str:
+    return str(engine.change({}, {}).refused or "")
+
+
+def _step(engine: Engine, old: Snapshot, new: Snapshot) -> str:
+    """What differs between two snapshots, as one change."""
+    services = {
+        name: new.services.get(name)
+        for name in old.services.keys() | new.services.keys()
+        if old.services.get(name) != new.services.get(name)
+    }
+    slices = {
+        name: new.slices.get(name, ())
+        for name in old.slices.keys() | new.slices.keys()
+        if old.slices.get(name) != new.slices.get(name)
+    }
+    return str(engine.change(services, slices).refused or "")
+
+
+def _command(order: Order) -> None:
+    def apply(manifest: str) -> Said:
+        options = ["--mode", order.subject, "--node", "node-1", "--cluster-cidr", "10.244.0.0/16"]
+        ran = run_netplane("apply", "-f", manifest, "--netns", order.netns, *options)
+        if ran.status == 0:
+            return Said()
+        if ran.status == 1:
+            return Said(failure=ran.stderr or "nothing on stderr")
+        return Said(bug=str(ran))
+
+    if order.first:
+        said = apply(order.first)
+        assert said == Said(), said
+    before = _open_things()
+    _act(lambda: apply(order.second), lambda: apply(order.second))
+    _say(Said(left=_left_since(before)))
+
+
+def _act(first: Callable[[], Said], again: Callable[[], Said]) -> None:
+    _say(Said(ready=os.getpid()))
+    _next_line()
+    _say(first())
+    _next_line()
+    _say(again())
+
+
+def _caught(action: Callable[[], str]) -> Said:
+    try:
+        return Said(failure=action())
+    except NetplaneError as exc:
+        return Said(failure=f"{type(exc).__name__}: {exc}")
+    except BaseException:  # noqa: BLE001 (a bug, told to who asked)
+        return Said(bug=traceback.format_exc())
+
+
+def _read(manifest: str) -> Snapshot:
+    return build_snapshot(parse(Path(manifest).read_bytes(), origin="test"))
+
+
+def _open_things() -> list[str]:
+    """The open descriptors and the threads of this process."""
+    found = []
+    for descriptor in os.listdir("/proc/self/fd"):
+        try:
+            found.append(f"{descriptor} -> {os.readlink(f'/proc/self/fd/{descriptor}')}")
+        except FileNotFoundError:
+            continue  # the listing's own
+    return [*found, *(["a thread"] * len(os.listdir("/proc/self/task")))]
+
+
+def _left_since(before: list[str]) -> str:
+    """What is open that was not; the kernel takes a moment to be rid of an ended thread."""
+    deadline = time.monotonic() + _GONE_SECONDS
+    while True:
+        left = Counter(_open_things()) - Counter(before)
+        if not left or time.monotonic() > deadline:
+            return ", ".join(left.elements())
+        time.sleep(0.001)
+
+
+def _enter(path: Path) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    with path.open("rb") as opened:
+        if libc.setns(opened.fileno(), _CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), f"cannot enter {path}")
+
+
+def _next_line() -> bytes:
+    """A line from stdin, read byte by byte: what follows is for another process."""
+    line = b""
+    while byte := os.read(0, 1):
+        if byte == b"\n":
+            return line
+        line += byte
+    return line
+
+
+def _say(said: Said) -> None:
+    os.write(1, msgspec.json.encode(said) + b"\n")
+
+
+if __name__ == "__main__":
+    # What is printed by accident must not be taken for an answer.
+    sys.stdout = sys.stderr
+    main()
