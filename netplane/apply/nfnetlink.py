@@ -11,7 +11,6 @@ and the answers wait in our receive queue. The deadline guards against a kernel 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import socket
 import time
@@ -20,7 +19,13 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from netplane.apply.netns import Namespace
-from netplane.apply.nfnetlink_errors import batch_error, describe, transaction_error
+from netplane.apply.nfnetlink_errors import (
+    batch_error,
+    describe,
+    question_error,
+    socket_error,
+    transaction_error,
+)
 from netplane.core.model.address import Family
 from netplane.core.nftables.layout import TABLE, Key, Keys, SetLayout, Value
 from netplane.core.nftables.observed import Counts
@@ -70,6 +75,7 @@ _BUFFER = 64 << 20
 _DATAGRAM = 1 << 16  # the kernel's dumps come in at most 32 KiB
 _KERNEL_PORT = 0
 _DUMP_ATTEMPTS = 10
+_ASK_ATTEMPTS = 3
 _ASKED_TOGETHER = 256  # elements, each of which is answered by a message of its own
 _SEQUENCE_LIMIT = 1 << 31
 _NFTA_GEN_ID = 1
@@ -88,7 +94,8 @@ class NfnetlinkSocket:
     be called by any thread.
 
     Every method raises PrivilegeError without CAP_NET_ADMIN, BusyError when the kernel does not
-    answer within ``timeout`` seconds, and WireError when it answers something unexpected.
+    answer within ``timeout`` seconds or is short of memory again and again, RefusedError when the
+    socket fails in some other way, and WireError when it answers something unexpected.
     """
 
     def __init__(
@@ -101,7 +108,10 @@ class NfnetlinkSocket:
         self._socket: socket.socket | None = None
 
     def __enter__(self) -> Self:
-        self._socket = self._namespace.call(self._open)
+        try:
+            self._socket = self._namespace.call(self._open)
+        except OSError as exc:
+            raise socket_error(exc, "no netlink socket could be opened") from exc
         return self
 
     def __exit__(
@@ -117,7 +127,7 @@ class NfnetlinkSocket:
     def generation(self) -> int:
         """The ruleset's generation id: it moves with every transaction of anybody's."""
         request = Message(MessageType.NFT_MSG_GETGEN, 0, Family.IPV4, b"")
-        for reply in self._ask(request):
+        for reply in self._told(request):
             for kind, start, end in attributes(reply.body, _NFGEN_SIZE, len(reply.body)):
                 if kind == _NFTA_GEN_ID:
                     return read_number(reply.body, start, end)
@@ -169,7 +179,7 @@ class NfnetlinkSocket:
         found: Counts = {}
         for first in range(0, len(places), _ASKED_TOGETHER):
             some = places[first : first + _ASKED_TOGETHER]
-            for reply in self._ask(get_request(layout, family, some)):
+            for reply in self._told(get_request(layout, family, some)):
                 found |= read_counts(reply.body, layout, family)
         return found
 
@@ -185,7 +195,7 @@ class NfnetlinkSocket:
         """
         name = Message(MessageType.NFT_MSG_GETTABLE, 0, family, TABLE_ATTRIBUTE)
         try:
-            (table,) = [reply.body for reply in self._ask(name)]
+            (table,) = [reply.body for reply in self._told(name)]
         except RefusedError as exc:
             if exc.errno in _ABSENT:
                 return None
@@ -218,6 +228,7 @@ class NfnetlinkSocket:
 
     def _consistently(self, request: Message, read: Callable[[Iterator[bytes]], _T | None]) -> _T:
         """Read a dump until it is of one moment, and ``read`` says it is whole (not None)."""
+        busy: BusyError | None = None
         for _ in range(_DUMP_ATTEMPTS):
             interrupted = False
 
@@ -228,9 +239,17 @@ class NfnetlinkSocket:
                     if reply.kind >= MessageType.NFT_MSG_NEWTABLE:
                         yield reply.body
 
-            found = read(bodies())
+            try:
+                found = read(bodies())
+            except BusyError as exc:
+                if _was_silence(exc):
+                    raise
+                busy = exc
+                continue
             if found is not None and not interrupted:
                 return found
+        if busy is not None:
+            raise busy
         what = f"the set {request.layout.name}" if request.layout is not None else "the table"
         raise StaleError(f"{what} kept changing while it was read; observe again")
 
@@ -247,7 +266,7 @@ class NfnetlinkSocket:
     def _exists(self, request: Message) -> bool:
         """Whether the kernel has what a request names."""
         try:
-            return bool(list(self._ask(request)))
+            return bool(self._told(request))
         except RefusedError as exc:
             if exc.errno in _ABSENT:
                 return False
@@ -273,11 +292,12 @@ class NfnetlinkSocket:
         try:
             self._drain()
             self._send(b"".join(batch(messages, first, generation)))
+        except OSError as exc:
+            raise self._failure(exc, "the transaction was not sent") from exc
+        try:
             failed, refused = self._outcome(first, len(messages))
         except OSError as exc:
-            if exc.errno == errno.ENOBUFS:
-                raise self._lost_answer(before) from exc
-            raise _socket_error(exc, self._timeout) from exc
+            raise self._lost_answer(before) from exc
         if failed is not None:
             raise batch_error(failed)
         if refused:
@@ -304,13 +324,25 @@ class NfnetlinkSocket:
         return None, refused
 
     def _lost_answer(self, before: int) -> ApplyError:
-        """What to tell when the receive buffer overflowed: only the generation knows."""
-        self._drain()
+        """What to tell when the answer cannot be had, as when it overflowed the receive buffer.
+
+        The transaction was committed or refused before ``send`` returned: the generation knows.
+        """
         if self.generation() == before:
-            return BusyError("the kernel's errors overflowed the buffer; nothing was written")
+            return BusyError("the kernel's answer was lost; nothing was written")
         return StaleError(
             "the kernel's answer was lost, the ruleset has moved; observe again", doubtful=True
         )
+
+    def _told(self, request: Message) -> list[Reply]:
+        """All the answers to a question, which is asked again where the kernel is busy."""
+        for _ in range(_ASK_ATTEMPTS - 1):
+            try:
+                return list(self._ask(request))
+            except BusyError as exc:
+                if _was_silence(exc):
+                    raise
+        return list(self._ask(request))
 
     def _ask(self, request: Message) -> Iterator[Reply]:
         """Send one message; its answers, up to the end of the dump or the single answer."""
@@ -333,7 +365,7 @@ class NfnetlinkSocket:
                 if not many:
                     return
         except OSError as exc:
-            raise _socket_error(exc, self._timeout) from exc
+            raise self._failure(exc, "the kernel could not be asked") from exc
 
     def _next(self, count: int) -> int:
         """The first of so many sequence numbers."""
@@ -385,13 +417,30 @@ class NfnetlinkSocket:
                 raise WireError("a datagram larger than the kernel sends", len(datagram))
             yield from replies(datagram)
 
+    def _failure(self, exc: OSError, failure: str) -> ApplyError:
+        """Translate what the socket itself raised."""
+        if isinstance(exc, TimeoutError):
+            return BusyError(f"{failure}: no answer within {self._timeout:.0f} s; try again")
+        return socket_error(exc, failure)
+
     def _drain(self) -> None:
         """Throw away what an abandoned dump or transaction left in the queue."""
         assert self._socket is not None, "use NfnetlinkSocket as a context manager"
         self._socket.settimeout(0)
-        with contextlib.suppress(BlockingIOError):
-            while True:
+        while True:
+            try:
                 self._socket.recv(_DATAGRAM)
+            except BlockingIOError:
+                return
+            except OSError as exc:
+                # Some of it overflowed the buffer: the kernel says so once.
+                if exc.errno != errno.ENOBUFS:
+                    raise
+
+
+def _was_silence(error: BusyError) -> bool:
+    """Whether the kernel did not answer in time: it has been waited for long enough."""
+    return isinstance(error.__cause__, TimeoutError)
 
 
 def _ask_error(said: Answer, request: Message) -> ApplyError:
@@ -400,11 +449,4 @@ def _ask_error(said: Answer, request: Message) -> ApplyError:
         name = f"set {request.layout.name}" if request.layout is not None else "table"
         words = describe(said.errno, said.words)
         return RefusedError(f"no {name} in the table {TABLE}: {words}", errno=said.errno)
-    return batch_error(said)
-
-
-def _socket_error(exc: OSError, timeout: float) -> ApplyError:
-    """Translate what the socket itself raised."""
-    if isinstance(exc, TimeoutError):
-        return BusyError(f"the kernel did not answer within {timeout:.0f} s; try again")
-    return batch_error(Answer(0, exc.errno or 0))
+    return question_error(said)

@@ -21,6 +21,9 @@ from netplane.errors import ApplyError, BusyError, PrivilegeError, RefusedError,
 #: What a message is refused with though nothing is wrong with it: the kernel was short of memory.
 _SHORTAGE = frozenset({errno.ENOMEM, errno.ENOBUFS})
 
+# What passes by itself.
+_PASSING = _SHORTAGE | {errno.EBUSY, errno.EINTR, errno.EAGAIN}
+
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     """One message that the kernel refused.
@@ -66,17 +69,34 @@ def describe(number: int, words: str = "") -> str:
 
 def batch_error(answer: Answer) -> ApplyError:
     """What an error that answers BATCH_BEGIN means: nothing was written."""
-    words = describe(answer.errno, answer.words)
-    match answer.errno:
-        case errno.EPERM:
-            return PrivilegeError(f"nftables needs CAP_NET_ADMIN here: {words}; run as root")
-        # ERESTART is the kernel's own number (linux/errno.h) and has no text.
-        case errno.ERESTART:
-            return StaleError("the ruleset changed since it was observed; observe again")
-        case errno.ENOMEM | errno.ENOBUFS | errno.EBUSY | errno.EINTR | errno.EAGAIN:
-            return BusyError(f"the kernel could not take the transaction now: {words}; try again")
-        case _:
-            return RefusedError(f"the kernel refused the transaction: {words}", errno=answer.errno)
+    # ERESTART is the kernel's own number (linux/errno.h) and has no text.
+    if answer.errno == errno.ERESTART:
+        return StaleError("the ruleset changed since it was observed; observe again")
+    return _failure(answer, "the kernel refused the transaction")
+
+
+def question_error(answer: Answer) -> ApplyError:
+    """What an error that answers a question means."""
+    return _failure(answer, "the kernel did not tell what nftables holds")
+
+
+def socket_error(exc: OSError, failure: str) -> ApplyError:
+    """What an error of the socket itself means: the call was not made.
+
+    Args:
+        exc: Any but a timeout.
+        failure: What has not come about by that, as a sentence.
+    """
+    return _failure(Answer(0, exc.errno or 0), failure)
+
+
+def _failure(answer: Answer, failure: str) -> ApplyError:
+    words = f"{failure}: {describe(answer.errno, answer.words)}"
+    if answer.errno == errno.EPERM:
+        return PrivilegeError(f"{words}; nftables needs CAP_NET_ADMIN here: run as root")
+    if answer.errno in _PASSING:
+        return BusyError(f"{words}; try again")
+    return RefusedError(words, errno=answer.errno)
 
 
 def transaction_error(

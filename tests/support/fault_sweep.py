@@ -252,7 +252,7 @@ def _foreign(netns: Namespace) -> list[str]:
     lines = [line for line in steady("\n".join(found)).splitlines() if "KUBE-" not in line]
     # iptables lists built-in chains and tables as soon as anybody has looked for them.
     rules = [line for line in lines if line[:1] not in {":", "*"} and line != "COMMIT"]
-    flows = [re.sub(r" \d+ ", " ", line) for line in _flows(netns).splitlines() if "192.0.2.53" in line]
+    flows = re.findall("src=.*dst=192.0.2.53.*", _flows(netns))
     return rules + flows
 
 
