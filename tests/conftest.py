@@ -19,7 +19,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--scenarios",
         type=Path,
         default=None,
-        help="a folder of behaviour scenarios (default: shared/scenarios beside the project)",
+        help="another folder of behaviour scenarios (default: tests/conformance/scenarios)",
     )
     parser.addoption(
         "--soak",

@@ -18,7 +18,7 @@ from netplane.core.model.service import ServiceName
 from netplane.core.plan.plan import HealthCheck
 from tests.support import scenario as schema
 from tests.support.command import apply_objects
-from tests.support.judge import judge
+from tests.support.judge import Memory, judge
 from tests.support.kernel_state import ruleset
 from tests.support.manifests import kube_list
 from tests.support.netns import run_tool
@@ -39,6 +39,7 @@ class Run:
         self._mode = mode
         self._namespace = namespace
         self._traffic = traffic
+        self._kept: Memory = {}
 
     def step(self, step: Step, objects: Sequence[Object]) -> list[str]:
         """Apply a step's state and check all that it says; returns what is wrong."""
@@ -52,12 +53,14 @@ class Run:
             if ruleset(self._namespace) != before:
                 wrong.append("no object changed, yet the kernel's rules did")
         packets = [packet for packet in step.packets if self._mode in packet.backends]
-        wrong += judge(
+        complaints, self._kept = judge(
             self._traffic,
             self._scenario.node,
             self._sendable(packets),
             lambda packet: schema.has_affinity(packet, objects),
+            self._kept,
         )
+        wrong += complaints
         if self.apply(objects):
             wrong.append("applied twice, and the second time reports a change")
         wrong += self._judge_health_checks(step, objects)

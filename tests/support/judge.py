@@ -7,8 +7,10 @@ again, larger, before it counts: thousands of draws are judged in a run of the t
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
@@ -28,12 +30,25 @@ _SILENCE = 0.4  # seconds; an answer within one machine takes microseconds
 _PATIENCE = 5.0  # seconds for an answer that must come, on a machine with other things to do
 
 
+class Kept(NamedTuple):
+    """Where a client with session affinity was sent last, and when (time.monotonic)."""
+
+    endpoint: str
+    seen: float
+
+
+#: By (source, protocol, destination, port).
+Memory: TypeAlias = Mapping[tuple[str, str, str, int], Kept]
+_NOTHING_KEPT: Memory = {}
+
+
 class _Trial(msgspec.Struct):
     """A packet under judgement, and what has become of its flows so far."""
 
     packet: Packet
     node: NodeUnderTest
     may_stick: bool
+    before: Kept | None = None
     outcomes: list[Outcome] = []
     draws: int = 0
 
@@ -85,9 +100,20 @@ class _Trial(msgspec.Struct):
         counts = Counter(filter(None, map(self._fault, self.outcomes)))
         faults = [f"{count} of {len(self.outcomes)} {fault}" for fault, count in counts.items()]
         members = {outcome.endpoint for outcome in self.outcomes}
-        if self.packet.sticky and len(members) > 1:
+        if self.packet.sticky and self._is_held():
+            members.add(self.before.endpoint if self.before else "")
+        if self.packet.sticky and len(members - {""}) > 1:
             faults.append(f"one client was sent to {', '.join(sorted(members))}")
         return faults
+
+    def _is_held(self) -> bool:
+        """Whether the client must still be where the step before saw it."""
+        kept = self.before
+        return (
+            kept is not None
+            and kept.endpoint in self.expected
+            and time.monotonic() - kept.seen < self.packet.stickySeconds
+        )
 
     def uneven(self) -> str:
         """What is wrong with how the flows spread, "" if nothing."""
@@ -122,13 +148,27 @@ def judge(
     node: NodeUnderTest,
     packets: Sequence[Packet],
     may_stick: Callable[[Packet], bool],
-) -> list[str]:
-    """Send the packets, all at once, and return what is wrong, a line for each that failed.
+    kept: Memory = _NOTHING_KEPT,
+) -> tuple[list[str], Memory]:
+    """Send the packets, all at once.
 
     Args:
         may_stick: Whether the Service behind a packet has session affinity.
+        kept: Where clients with session affinity were sent by the call before. They must meet the
+            same endpoint again while it is one of the packet's and its time is not over.
+
+    Returns:
+        What is wrong, a line for each packet that failed; and ``kept`` for the next call.
     """
-    trials = [_Trial(packet=packet, node=node, may_stick=may_stick(packet)) for packet in packets]
+    trials = [
+        _Trial(
+            packet=packet,
+            node=node,
+            may_stick=may_stick(packet),
+            before=kept.get(_client_of(packet)),
+        )
+        for packet in packets
+    ]
     pending = trials
     while pending:
         batches = [trial.flows() for trial in pending]
@@ -136,7 +176,16 @@ def judge(
         for trial, batch in zip(pending, batches, strict=True):
             trial.outcomes.extend(next(outcomes) for _ in batch)
         pending = [trial for trial in pending if trial.wants_more()]
-    return [line for trial in trials for line in _complaints(trial)]
+    now = time.monotonic()
+    return [line for trial in trials for line in _complaints(trial)], {
+        _client_of(trial.packet): Kept(trial.outcomes[-1].endpoint, now)
+        for trial in trials
+        if trial.packet.sticky
+    }
+
+
+def _client_of(packet: Packet) -> tuple[str, str, str, int]:
+    return packet.source, packet.proto, packet.dst, packet.dport
 
 
 def _complaints(trial: _Trial) -> list[str]:

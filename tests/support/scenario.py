@@ -1,7 +1,8 @@
 """Behaviour scenarios: a node, manifests in steps, and packets with the outcome they must have.
 
-The schema is described in the README beside the shared scenarios; fields that only document a
-scenario are not read.
+The schema is described in ``tests/conformance/scenarios/README.md``. Fields that only document a
+scenario are not read. Nor is ``restart``: every step is one run of the command, a new process that
+knows nothing but what is in the kernel.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class Packet(msgspec.Struct, frozen=True, kw_only=True):
     backends: tuple[Mode, ...] = MODES
     tolerated: tuple[str, ...] = ()
     sticky: bool = False
+    stickySeconds: float = 10800  # noqa: N815 (a Service's default timeout)
     note: str = ""
 
 
@@ -96,6 +98,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """A scenario; one without ``steps`` is its own only step."""
 
     id: str
+    category: str = ""
     node: NodeUnderTest
     backends: tuple[Mode, ...] = MODES
     steps: tuple[Step, ...] = ()
