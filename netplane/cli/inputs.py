@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import socket
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from netplane.cli import log
 from netplane.cli.options import Call
 from netplane.config import Config, ConfigFile, decode, resolve
 from netplane.core.model.cluster import build_snapshot
-from netplane.core.model.documents import Manifest, parse
+from netplane.core.model.documents import Manifest, parse, parse_pieces
+from netplane.core.model.json_list import PIECE
 from netplane.core.model.snapshot import Snapshot
 from netplane.errors import InputError, UsageError
 
@@ -28,18 +32,7 @@ def read_snapshot(filenames: Sequence[str]) -> Snapshot:
     """
     if list(filenames).count(STDIN) > 1:
         raise UsageError("-f -: the standard input can be read only once")
-    manifests: list[Manifest] = []
-    nothing = True
-    for origin, content in _contents(filenames):
-        nothing = nothing and not content.strip()
-        manifests += parse(content, origin=origin)
-    if nothing:
-        # A `kubectl get` that failed prints nothing, and that must not remove every Service.
-        raise InputError(
-            "the input is empty; to say that there are no Services, give an empty List:"
-            ' {"apiVersion": "v1", "kind": "List", "items": []}'
-        )
-    snapshot = build_snapshot(manifests)
+    snapshot = build_snapshot(_manifests(filenames))
     for kind, count in sorted(snapshot.skipped.items()):
         log.info(f"passed over {count} x {kind}: nothing to program for that kind")
     return snapshot
@@ -67,24 +60,54 @@ def _read_file(path: str) -> ConfigFile:
     return decode(content, path=path)
 
 
-def _contents(filenames: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    """Every file's name and content, directories in the order of their names."""
+def _manifests(filenames: Sequence[str]) -> Iterator[Manifest]:
+    """The objects of every file, directories in the order of their names."""
+    nothing = True
     for name in filenames:
-        if name == STDIN:
-            yield STDIN, sys.stdin.buffer.read()
-            continue
-        try:
-            for path in _files(Path(name)):
-                yield str(path), path.read_bytes()
-        except OSError as exc:
-            raise InputError(f"{exc.filename or name}: {exc.strerror}") from exc
+        for path in [None] if name == STDIN else _files(Path(name)):
+            objects = _read_objects(path)
+            if objects is not None:
+                nothing = False
+                yield from objects
+    if nothing:
+        # A `kubectl get` that failed prints nothing, and that must not remove every Service.
+        raise InputError(
+            "the input is empty; to say that there are no Services, give an empty List:"
+            ' {"apiVersion": "v1", "kind": "List", "items": []}'
+        )
+
+
+def _read_objects(path: Path | None) -> list[Manifest] | None:
+    """The objects of one file, None where it is blank; without a path of the standard input."""
+    if path is None:
+        return _read_open(sys.stdin.buffer, STDIN)
+    try:
+        with path.open("rb", buffering=0) as file:
+            return _read_open(file, str(path))
+    except OSError as exc:
+        raise InputError(f"{exc.filename or path}: {exc.strerror}") from exc
+
+
+def _read_open(file: BinaryIO | io.FileIO, origin: str) -> list[Manifest] | None:
+    if not file.seekable():
+        file = io.BytesIO(file.read())
+    start = file.tell()
+    objects = parse_pieces(iter(functools.partial(file.read, PIECE), b""), origin=origin)
+    if objects is None:
+        file.seek(start)
+        content = file.read()
+        objects = parse(content, origin=origin) if content.strip() else None
+    return objects
 
 
 def _files(path: Path) -> list[Path]:
     """The manifests a path stands for: itself, or those right inside the directory."""
-    if not path.is_dir():
-        return [path]
-    found = sorted(p for p in path.iterdir() if p.suffix in _SUFFIXES and p.is_file())
+    try:
+        if not path.is_dir():
+            return [path]
+        found = sorted(p for p in path.iterdir() if p.suffix in _SUFFIXES and p.is_file())
+    except OSError as exc:
+        raise InputError(f"{exc.filename or path}: {exc.strerror}") from exc
     if not found:
         raise InputError(f"{path}: no manifests in this directory ({', '.join(_SUFFIXES)})")
     return found

@@ -109,8 +109,15 @@ class _Objects:
         self.problems.extend(refusals.problems)
 
     def decoded(self, shape: Shape[_W]) -> Iterator[_W]:
-        """The objects of a kind that decode, in their order; the others become problems."""
-        for manifest in self._named[shape.kind].values():
+        """The objects of a kind that decode, in their order; the others become problems.
+
+        Each is let go once it has been taken, so that it need not be in memory together with
+        all that is made of the others.
+        """
+        waiting = [*self._named.pop(shape.kind).values()]
+        waiting.reverse()
+        while waiting:
+            manifest = waiting.pop()
             wired = shape.decode(manifest, self.problems)
             if wired is not None:
                 yield wired

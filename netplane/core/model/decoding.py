@@ -40,6 +40,8 @@ class Shape(Generic[_W]):
         try:
             if isinstance(payload, msgspec.Raw):
                 return self._decoder.decode(payload)
+            if isinstance(payload, self._type):
+                return payload
             return msgspec.convert(payload, self._type)
         except msgspec.ValidationError as exc:
             problems.append(self._problem(manifest, str(exc)))

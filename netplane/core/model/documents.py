@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TypeGuard
 
 import msgspec
 
+from netplane.core.model import wire
+from netplane.core.model.json_list import read_list
 from netplane.errors import MalformedError
 
 if TYPE_CHECKING:
@@ -34,8 +36,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     Attributes:
         origin: Where it was read: a file's name, ``-`` for the standard input.
         kind: "" where it is missing or not a string, as for the three below.
-        payload: JSON as ``msgspec.Raw``, YAML as a tree of builtins. The API version, the
-            namespace and the name are in it too.
+        payload: JSON as ``msgspec.Raw``, YAML as a tree of builtins, or what ``parse_pieces`` has
+            decoded already. The API version, the namespace and the name are in it too.
     """
 
     origin: str
@@ -43,7 +45,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     api_version: str
     namespace: str
     name: str
-    payload: msgspec.Raw | Tree
+    payload: msgspec.Raw | Tree | wire.Listed
 
 
 class _Meta(msgspec.Struct, gc=False):
@@ -83,6 +85,51 @@ def parse(data: bytes, *, origin: str) -> list[Manifest]:
     if _JSON_START.match(data):
         return _json_manifests(data, where)
     return list(_yaml_manifests(data, where, first_line=1))
+
+
+def parse_pieces(pieces: Iterable[bytes], *, origin: str) -> list[Manifest] | None:
+    """As ``parse``, of a text that is still being read, in less memory and half the time.
+
+    Args:
+        pieces: The file, cut anywhere; pieces of about ``json_list.PIECE`` bytes are best.
+        origin: What to call it in messages.
+
+    Returns:
+        The objects; None where the text is anything but one good list in JSON, which leaves it
+        to ``parse`` to read it, or to say what is wrong with it.
+    """
+    found = read_list(pieces)
+    if found is None:
+        return None
+    where = safe_origin(origin)
+    try:
+        header = _header.decode(found.around)
+        kind, api_version = header.kind or "", header.api_version or ""
+        if header.items is None or not kind.endswith("List"):
+            return None
+        inherited = (kind.removesuffix("List"), api_version) if kind != "List" else ("", "")
+        manifests: list[Manifest] = []
+        for item in found.items:
+            if isinstance(item, msgspec.Raw):
+                manifests += _flatten(item, *inherited, where, depth=1)
+            else:
+                manifests.append(_listed(item, inherited[1], where))
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return manifests
+
+
+def _listed(item: wire.Listed, api_version: str, where: str) -> Manifest:
+    """An object that was decoded with its list; it has said its kind."""
+    meta = item.metadata
+    return Manifest(
+        origin=where,
+        kind=str(item.__struct_config__.tag),
+        api_version=item.api_version or api_version,
+        namespace=(meta.namespace or "") if meta else "",
+        name=(meta.name or "") if meta else "",
+        payload=item,
+    )
 
 
 def safe_origin(origin: str) -> str:

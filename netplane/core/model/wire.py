@@ -299,3 +299,25 @@ class Pod(_Wire):
     metadata: ObjectMeta | None = None
     spec: PodSpec | None = None
     status: PodStatus | None = None
+
+
+# As items of a list, where an object says its kind itself.
+
+
+class ListedService(Service, tag_field="kind", tag="Service"):
+    """A Service in a list."""
+
+    api_version: str | None = None
+
+
+class ListedEndpointSlice(EndpointSlice, tag_field="kind", tag="EndpointSlice"):
+    """An EndpointSlice in a list."""
+
+
+class ListedNode(Node, tag_field="kind", tag="Node"):
+    """A Node in a list."""
+
+    api_version: str | None = None
+
+
+Listed = ListedService | ListedEndpointSlice | ListedNode

@@ -1,0 +1,133 @@
+"""A list of objects in JSON, decoded while it is read: what ``kubectl get -o json`` prints.
+
+A large cluster's list has a hundred megabytes, most of it metadata. Here it is cut between its
+items into chunks of a piece or two, and each chunk's objects are decoded in one pass into what is
+needed of them, so that neither the text nor every object's own text is ever in memory as a whole.
+
+Where to cut is guessed, from the blanks before the first item, and proved by decoding: a text
+that is a whole JSON array in brackets of its own was cut where an item ended, whatever stands in
+it. What cannot be read this way is no error here: there is a slower reader for everything.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, TypeAlias
+
+import msgspec
+
+from netplane.core.model import wire
+
+#: A chunk's objects are alive together as text and decoded; so many bytes keep both in the cache.
+PIECE = 1 << 20
+
+_NEAR = 1 << 15
+
+_HEAD = re.compile(rb'\s*\{[^\[]*?"items"\s*:\s*\[')
+_FIRST_ITEM = re.compile(rb'\s*\{\s*(?=")')
+#: What an object may begin with: keys as they are, or in the order of the alphabet.
+_FIRST_KEYS = (b'"apiVersion"', b'"addressType"', b'"kind"', b'"metadata"')
+
+Item: TypeAlias = wire.Listed | msgspec.Raw
+
+_typed = msgspec.json.Decoder(list[wire.Listed])
+_raw = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+class JsonList(NamedTuple):
+    """One JSON object that has a list of items.
+
+    Attributes:
+        around: The object without its items: JSON, its list empty.
+        items: In their order. A chunk with an object of another kind, or with one that does not
+            have the shape of its kind, is left undecoded.
+    """
+
+    around: bytes
+    items: list[Item]
+
+
+def read_list(pieces: Iterable[bytes]) -> JsonList | None:
+    """Read a text; None where it is anything but one JSON object with one list ``items``.
+
+    Args:
+        pieces: The text, cut anywhere; not all of it is taken where the answer is None.
+    """
+    source = iter(pieces)
+    buffer = next(source, b"")
+    head = _HEAD.match(buffer)
+    if head is None:
+        return None
+    try:
+        buffer = buffer[head.end() :]
+        items: list[Item] = []
+        for chunk in _chunks(buffer, source):
+            if chunk.end is None:
+                items += _decoded(chunk.items)
+                continue
+            if chunk.items.strip() or items:
+                items += _decoded(chunk.items)
+            # With a first member of ours the rest is an object only if the list was closed right
+            # inside the outermost one; of two members of one name the last would count.
+            rest = msgspec.json.decode(b'{"":0' + chunk.end)
+            if "items" not in rest:
+                return JsonList(head[0] + b"]" + chunk.end, items)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return None
+
+
+class _Chunk(NamedTuple):
+    """The text of some items; ``end``: what follows the list, None before its end."""
+
+    items: bytes
+    end: bytes | None
+
+
+def _chunks(buffer: bytes, source: Iterator[bytes]) -> Iterator[_Chunk]:
+    """Cut between items: where one begins with the first one's blanks and the key of an object."""
+    first = _FIRST_ITEM.match(buffer)
+    seen = 0
+    if first is not None:
+        between = [b"}" + c + first[0] + key for c in (b",", b", ") for key in _FIRST_KEYS]
+        for piece in source:
+            buffer += piece
+            # Most objects are small, and to look for what is not there takes as long as to decode.
+            near = max(seen, len(buffer) - _NEAR)
+            cut = _last(buffer, between, near)
+            if cut < 0:
+                cut = _last(buffer, between, seen)
+            seen = max(0, len(buffer) - max(map(len, between)))
+            if cut >= 0:
+                yield _Chunk(buffer[: cut + 1], None)
+                buffer, seen = buffer[cut + 1 :].removeprefix(b","), 0
+    else:
+        buffer += b"".join(source)
+    items, bracket, end = buffer.rpartition(b"]")
+    if bracket:
+        yield _Chunk(items, end)
+
+
+def _last(buffer: bytes, texts: Iterable[bytes], start: int) -> int:
+    """Where the last of some texts begins, -1 where there is none after the start."""
+    return max(buffer.rfind(text, start) for text in texts)
+
+
+def _decoded(text: bytes) -> list[Item]:
+    """The items in a text that a list may hold.
+
+    Raises:
+        msgspec.DecodeError: It is not that, or there is none.
+        UnicodeDecodeError: It is not UTF-8.
+    """
+    if not text.isascii():
+        text.decode()
+    array = b"[%b]" % text
+    try:
+        found: list[Item] = [*_typed.decode(array)]
+    except msgspec.ValidationError:
+        found = [*_raw.decode(array)]
+    if not found:
+        raise msgspec.DecodeError("no item between two commas")
+    return found
