@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from bench import balance, cold, latency, report, running
+from bench import balance, cold, end_to_end, latency, report, running
 from bench.contestants import CONTESTANTS, KUBE_NFT, NETPLANE, Workspace
 from bench.inside import call
 from bench.machine import describe
@@ -54,6 +54,8 @@ class Run:
             self._engine(Shape(services, self._plan.large.endpoints), count)
         for services, keys in self._plan.latency.items():
             self._latency(services, [key for key in keys if key not in faults])
+        for source in end_to_end.SOURCES:
+            self._end_to_end(source)
         for shape in (self._plan.middle, self._plan.large):
             self._stages(shape)
         self._huge(faults)
@@ -115,6 +117,19 @@ class Run:
             )
         except (FailedError, OSError) as exc:
             self._note(f"first packets, {services:,} Services: {exc}")
+
+    def _end_to_end(self, source: str) -> None:
+        self._say(f"an agent, fed by {source}, {self._plan.kept}")
+        settle()
+        with tempfile.TemporaryDirectory(dir=self._directory) as directory:
+            try:
+                self.results.end_to_end.append(
+                    end_to_end.measure(
+                        source, self._plan.kept, self._plan.kept_changes, Path(directory)
+                    )
+                )
+            except (FailedError, OSError) as exc:
+                self._note(f"an agent, fed by {source}: {exc}")
 
     def _stages(self, shape: Shape) -> None:
         self._say(f"stages, {shape}")

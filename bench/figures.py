@@ -17,6 +17,7 @@ from bench.contestants import (
     OWN_LEGACY,
     OWN_NFT,
 )
+from bench.end_to_end import SOURCES
 from bench.latency import NO_RULES
 from bench.plan import Plan
 from bench.results import Results
@@ -26,6 +27,8 @@ from bench.states import Shape
 
 _HUGE_MIB = 1_500_000_000 / 2**20
 _HUGE_SECONDS = 10.0
+_KEPT_SECONDS = 0.1
+_KEPT_AIM = 0.02
 
 
 class Figure(NamedTuple):
@@ -48,7 +51,12 @@ class Figure(NamedTuple):
 
 def figures(results: Results, plan: Plan) -> list[Figure]:
     """Every figure of this run, in order."""
-    return [*_cold_nftables(results, plan), *_running(results, plan), *_iptables(results, plan)]
+    return [
+        *_cold_nftables(results, plan),
+        *_running(results, plan),
+        *_iptables(results, plan),
+        *_kept(results, plan),
+    ]
 
 
 def ratio_text(ratio: float) -> str:
@@ -132,6 +140,23 @@ def _iptables(results: Results, plan: Plan) -> Iterator[Figure]:
         (plan.large, NETPLANE_LEGACY, OWN_LEGACY, 1.5, 1.2),
     ):
         yield _loads(results, shape, ours, peer, bound, aim)
+
+
+def _kept(results: Results, plan: Plan) -> Iterator[Figure]:
+    """From a change to the first connection that works: times, for there is no peer to compare."""
+    for source in SOURCES:
+        title = f"agent fed by {source}, {plan.kept}, 50 changes/s: change to first answer, p99"
+        seconds = next((e.seconds for e in results.end_to_end if e.source == source), None)
+        bound, aim = duration_text(_KEPT_SECONDS), duration_text(_KEPT_AIM)
+        if seconds is None:
+            yield Figure(title, "", bound, aim, "not measured", "")
+            continue
+        late = quantile(seconds, 0.99)
+        verdict = (
+            "aim reached" if late <= _KEPT_AIM else "met" if late <= _KEPT_SECONDS else "missed"
+        )
+        detail = f"p50 {duration_text(quantile(seconds, 0.5))}"
+        yield Figure(title, duration_text(late), bound, aim, verdict, detail)
 
 
 def _loads(  # noqa: PLR0913, PLR0917 (the columns of a table)

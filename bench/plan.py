@@ -36,6 +36,8 @@ class Plan(NamedTuple):
         latency: Per number of Services with five endpoints each, whose rules connections go
             through, besides no rules at all.
         connections: How many, per contestant.
+        kept: The cluster an agent keeps while it changes.
+        kept_changes: How many changes it gets from each source, fifty a second.
         seconds: The time the whole may take, for parts that can be left out.
     """
 
@@ -51,6 +53,8 @@ class Plan(NamedTuple):
     idle_rounds: int
     latency: Mapping[int, tuple[str, ...]]
     connections: int
+    kept: Shape
+    kept_changes: int
     seconds: float
 
 
@@ -67,6 +71,7 @@ _MIDDLE = Shape(5_000, 3)
 _LARGE = Shape(10_000, 5)
 _GROWN = Shape(20_000, 3)
 _HUGE = Shape(100_000, 5)
+_KEPT = Shape(10_000, 3)
 
 QUICK = Plan(
     name="quick",
@@ -101,6 +106,8 @@ QUICK = Plan(
         10_000: (NETPLANE, KUBE_LEGACY),
     },
     connections=400,
+    kept=_KEPT,
+    kept_changes=150,
     seconds=285.0,
 )
 
@@ -135,6 +142,8 @@ FULL = Plan(
     idle_rounds=7,
     latency=dict.fromkeys((100, 1_000, 3_000, 10_000), (NETPLANE, KUBE_NFT, KUBE_LEGACY)),
     connections=3_000,
+    kept=_KEPT,
+    kept_changes=1_000,
     seconds=7_200.0,
 )
 
@@ -158,5 +167,7 @@ SMOKE = Plan(
     idle_rounds=1,
     latency={100: (NETPLANE, KUBE_NFT, KUBE_LEGACY), 200: (NETPLANE,)},
     connections=100,
+    kept=Shape(100, 3),
+    kept_changes=20,
     seconds=600.0,
 )

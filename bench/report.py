@@ -11,7 +11,7 @@ from bench import plots
 from bench.contestants import CONTESTANTS
 from bench.figures import duration_text, figures
 from bench.plan import Plan
-from bench.results import Changes, Connects, Results
+from bench.results import Changes, Connects, EndToEnd, Results
 from bench.runner import Samples, quantile
 from bench.states import Shape
 from bench.templates import template
@@ -39,6 +39,7 @@ def write(results: Results, plan: Plan, directory: Path) -> None:
         changes=list(_changes(results)),
         idle=[_idle(title, samples, plan) for title, samples in results.idle.items()],
         connects=[_connects(connects) for connects in results.connects],
+        end_to_end=[_end_to_end(measured) for measured in results.end_to_end],
     )
     (directory / "report.md").write_text(text, encoding="utf-8")
 
@@ -98,15 +99,25 @@ def _idle(title: str, samples: Samples, plan: Plan) -> Row:
     }
 
 
+def _end_to_end(measured: EndToEnd) -> Row:
+    return {
+        "source": measured.source,
+        "services": str(Shape(measured.services, measured.endpoints)),
+        "count": len(measured.seconds),
+        **_quantiles(measured.seconds),
+        "slowest": duration_text(max(measured.seconds)),
+    }
+
+
+def _quantiles(seconds: list[float]) -> dict[str, str]:
+    return {f"p{share}": duration_text(quantile(seconds, share / 100)) for share in (50, 90, 99)}
+
+
 def _connects(connects: Connects) -> Row:
     name = connects.contestant
-    quantiles = {
-        f"p{share}": duration_text(quantile(connects.seconds, share / 100))
-        for share in (50, 90, 99)
-    }
     return {
         "title": CONTESTANTS[name].title if name in CONTESTANTS else name,
         "services": f"{connects.services:,}",
         "count": len(connects.seconds),
-        **quantiles,
+        **_quantiles(connects.seconds),
     }

@@ -29,6 +29,18 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
     seconds: list[float]
 
 
+class EndToEnd(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds from each change of a Service to the first connection a new endpoint answered.
+
+    ``source`` says where the agent had it from.
+    """
+
+    source: str
+    services: int
+    endpoints: int
+    seconds: list[float]
+
+
 class Connects(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds that TCP connects took through one contestant's rules, in turn with the others."""
 
@@ -68,6 +80,7 @@ class Results(msgspec.Struct, kw_only=True):
     kube_changes: list[Changes] = []
     engine_changes: list[Changes] = []
     connects: list[Connects] = []
+    end_to_end: list[EndToEnd] = []
     stages: list[Stages] = []
     notes: list[str] = []
 

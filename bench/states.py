@@ -79,6 +79,13 @@ def with_replaced_pod(service: BenchService, turn: int) -> BenchService:
     return service._replace(pods=(*service.pods[:-1], spare))
 
 
+def replaced(service: BenchService, turn: int) -> BenchService:
+    """The Service after all its pods were replaced, by others each turn."""
+    first = _FIRST_SPARE + turn * len(service.pods)
+    pods = (Pod(_dotted(first + k), "node-001") for k in range(len(service.pods)))
+    return service._replace(pods=tuple(pods))
+
+
 def write_state(shape: Shape, path: Path) -> None:
     """Write a state as one JSON List."""
     with path.open("wb") as file:
@@ -144,12 +151,13 @@ def endpoint_slice(service: BenchService) -> dict[str, Any]:
 
 def _items(shape: Shape) -> Iterator[dict[str, Any]]:
     """In kubectl's order: kind by kind."""
-    yield from map(_service, services(shape))
+    yield from map(service_object, services(shape))
     yield from map(endpoint_slice, services(shape))
     yield from map(_node, range(NODES))
 
 
-def _service(service: BenchService) -> dict[str, Any]:
+def service_object(service: BenchService) -> dict[str, Any]:
+    """A Service as the API server prints it."""
     return {
         "apiVersion": "v1",
         "kind": "Service",

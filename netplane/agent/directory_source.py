@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from netplane.agent.changes import ClusterChange, ObjectKey
 from netplane.agent.cluster_state import FILE_KIND, ClusterState, eligible_node, key_of
@@ -25,17 +25,15 @@ from netplane.core.model.documents import Manifest, safe_origin
 from netplane.core.model.problem import Problem
 from netplane.errors import InputError
 
-if TYPE_CHECKING:
-    import watchfiles
-
 #: Seconds between looks at the paths where no event says that anything happened to them.
 LOOK = 5.0
 #: So many of which pass between looks at every file, should an event have been lost.
 _EACH = 12
 #: Seconds after which an emptied directory is looked at once more.
 SETTLE = 1.0
-_STEP = 20  # ms: how often watchfiles asks for events; each time costs 75 us of idle CPU
-_DEBOUNCE = 50  # ms at most
+#: Seconds for which the events of one change, a file written and renamed, are gathered.
+_LINGER = 0.002
+_MOST_TOUCHED = 64  # gathered at a time
 _COUNTED: Mapping[str, Shape[Any]] = {
     shape.kind: shape for shape in (SERVICE, ENDPOINT_SLICE, ENDPOINTS, NODE, POD)
 }
@@ -112,31 +110,38 @@ class DirectorySource:
         await self._news.wait()
 
     async def _events(self) -> AsyncGenerator[set[Path] | None, None]:
-        """The files that something happened to; None now and then, to look at all of them."""
-        import watchfiles  # together with anyio 60 ms, for this source only
+        """The files that something happened to; None now and then, to look at all of them.
 
-        # Of a file, the directory it is in: editors put a new file in its place.
-        watched = {path if path.is_dir() else path.parent for path in self._paths}
-        events = watchfiles.awatch(
-            *watched,
-            watch_filter=None,
-            debounce=_DEBOUNCE,
-            step=_STEP,
-            rust_timeout=round(LOOK * 1000),
-            yield_on_timeout=True,
-            recursive=False,
-        )
-        async with aclosing(events):
-            first = asyncio.ensure_future(anext(events))
+        It ends where what is watched went away: the path may lead somewhere else by now.
+        """
+        from asyncinotify import Inotify, Mask  # for this source only
+
+        # What is still being written is of no use: the end of writing counts, not each write.
+        happened = Mask.CLOSE_WRITE | Mask.MOVE | Mask.CREATE | Mask.DELETE | Mask.ATTRIB
+        ended = Mask.IGNORED | Mask.MOVE_SELF | Mask.UNMOUNT
+        with Inotify() as inotify:
+            # Of a file, the directory it is in: editors put a new file in its place.
+            for path in {path if path.is_dir() else path.parent for path in self._paths}:
+                inotify.add_watch(path, happened | Mask.MOVE_SELF | Mask.DELETE_SELF)
+            yield None
+            coming = asyncio.ensure_future(inotify.get())
             try:
-                await asyncio.sleep(0)  # from here on it is watched, so nothing can be missed
-                yield None
-                yield _touched(await first)
+                while True:
+                    touched: set[Path] = set()
+                    lost = False
+                    wait = LOOK
+                    while (await asyncio.wait({coming}, timeout=wait))[0]:
+                        event = coming.result()
+                        coming = asyncio.ensure_future(inotify.get())
+                        if event.mask & ended:
+                            return
+                        lost |= bool(event.mask & Mask.Q_OVERFLOW)
+                        touched |= {event.path} if event.path is not None else set()
+                        wait = _LINGER if len(touched) < _MOST_TOUCHED else 0
+                    yield None if lost else touched or None
             finally:
-                first.cancel()
-                await asyncio.gather(first, return_exceptions=True)
-            async for changes in events:
-                yield _touched(changes)
+                coming.cancel()
+                await asyncio.gather(coming, return_exceptions=True)
 
     async def _look(self, touched: set[Path] | None) -> bool:
         """Read what changed, an emptied directory twice; returns whether the paths are there."""
@@ -231,11 +236,6 @@ class DirectorySource:
             problem = Problem(FILE_KIND, "", key.name, "content", "", f"kept as it was: {fault}")
             if self.in_sync and self._state.set_problems(key, (problem,)):
                 self._on_fault(str(problem))
-
-
-def _touched(changes: set[tuple[watchfiles.Change, str]]) -> set[Path] | None:
-    """The files of a batch of events; None for an empty one, which comes when nothing happens."""
-    return {Path(name) for _, name in changes} or None
 
 
 def _named(faults: Mapping[Path, str]) -> str:

@@ -26,7 +26,7 @@ if ctypes.CDLL(None).prctl(65, 1, 0, 0, 0) != 0:
     sys.exit("no PR_SET_MDWE")
 os.execv(sys.argv[1], sys.argv[1:])
 """
-_LIBRARIES = "import aiohttp.web, prometheus_client, pyroute2, watchfiles; print('imported')"
+_LIBRARIES = "import aiohttp.web, prometheus_client, pyroute2, asyncinotify; print('imported')"
 _PREPARED = "echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet"
 
 
