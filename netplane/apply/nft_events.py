@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
@@ -56,8 +57,12 @@ class Commit(NamedTuple):
 
     @property
     def ours(self) -> bool:
-        """Whether this very process, or a tool that it runs, committed it."""
-        return self.pid == os.getpid() or is_ours(self.pid)
+        """Whether this very process, or a tool that it runs, committed it.
+
+        The kernel names the thread that committed (nf_tables_fill_gen_info: ``task_pid_nr``).
+        """
+        own = self.pid == os.getpid() or is_ours(self.pid)
+        return own or Path(f"/proc/self/task/{self.pid}").exists()
 
 
 class Notices(NamedTuple):

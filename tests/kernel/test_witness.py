@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -61,6 +62,17 @@ def test_our_own_tools_do_not(netns: Namespace, witness: Witness) -> None:
     run(netns, ["nft", "add table ip netplane"])
     assert witness.vouch(before) == before + 1
     assert not witness.alarmed()
+
+
+def test_no_thread_of_ours_does(netns: Namespace, witness: Witness) -> None:
+    node = NodeView(name="node-1", families=(view(),))
+    state = snapshot_of(service("web-0"), endpoint_slice("web-0", ["10.244.1.7"]))
+    with NftablesEngine(netns, node) as engine, ThreadPoolExecutor(1) as worker:
+        worker.submit(engine.sync, state).result()
+        before = _generation(netns)
+        worker.submit(engine.change, {}, slices("web-0", "10.244.1.8")).result()
+        assert witness.vouch(before) == before + 1
+        assert not witness.alarmed()
 
 
 @pytest.mark.parametrize(
