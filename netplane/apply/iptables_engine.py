@@ -110,7 +110,12 @@ class IptablesEngine:
             return self._look()
         changes = merged(update.changes for update in updates.values())
         try:
-            self._kernel.write({f: self._inputs(*update[:3]) for f, update in updates.items()})
+            self._kernel.write(
+                {
+                    family: self._inputs(update.delta, update.observed, update.groups, edit=True)
+                    for family, update in updates.items()
+                }
+            )
         except RefusedError:
             # Somebody has damaged what the rules lead to, or a Service is bad: a look tells.
             again = self._look()
@@ -251,7 +256,12 @@ class IptablesEngine:
                 live.put({name: rules.get(name, ()) for name in plans})
 
     def _inputs(
-        self, delta: Delta, observed: Observed, groups: tuple[tuple[str, ...], ...]
+        self,
+        delta: Delta,
+        observed: Observed,
+        groups: tuple[tuple[str, ...], ...],
+        *,
+        edit: bool = False,
     ) -> tuple[Step, ...]:
         """What to give to iptables-restore, in order."""
-        return joined(steps(groups, observed, delta, chunk=self._kernel.chunk))
+        return joined(steps(groups, observed, delta, chunk=self._kernel.chunk, edit=edit))

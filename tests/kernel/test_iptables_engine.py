@@ -129,6 +129,28 @@ def test_one_change_among_many_is_one_small_process(
     assert_in_place(netns, variant, engine)
 
 
+def test_a_service_that_comes_or_goes_leaves_the_rules_of_others_alone(
+    netns: Namespace, variant: Variant, engine: IptablesEngine, started: Started
+) -> None:
+    many = web(40)
+    without = snapshot_of(*many[:14], *many[16:])
+    engine.sync(without)
+    started.calls.clear()
+    for old, new in ((without, snapshot_of(*many)), (snapshot_of(*many), without)):
+        assert engine.change(*difference(old, new)).changes
+        assert_in_place(netns, variant, engine)
+    written = [text for program, text in started.calls if program.endswith("restore")]
+    assert len(written) == 2
+    assert not any(":KUBE-SERVICES" in text for text in written)
+    assert "-I KUBE-SERVICES " in written[0]
+    assert "-D KUBE-SERVICES " in written[1]
+    # A rule that is not there cannot be deleted: everything is looked at.
+    argv = f"iptables-{variant.value} -w 60 -t nat -D KUBE-SERVICES 3".split()
+    run_tool(argv, inside=netns)  # of web-10, the third by name
+    assert engine.change({name(10): None}, {}).observed
+    assert_in_place(netns, variant, engine)
+
+
 def test_a_change_is_told_as_a_sync_is(engine: IptablesEngine) -> None:
     engine.sync(snapshot_of(*web(3)))
     applied = engine.change({}, slices("web-1", "10.244.1.2", "10.245.0.2", "10.9.9.9"))

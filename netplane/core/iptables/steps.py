@@ -27,6 +27,7 @@ from typing import TypeAlias
 import msgspec
 
 from netplane.core.iptables.diff import Delta, TableDelta, insertion
+from netplane.core.iptables.edits import edits
 from netplane.core.iptables.layout import (
     DISPATCH_CHAINS,
     FILTER,
@@ -59,7 +60,12 @@ class Step(msgspec.Struct, frozen=True):
 
 
 def steps(
-    groups: tuple[tuple[str, ...], ...], observed: Observed, delta: Delta, *, chunk: int
+    groups: tuple[tuple[str, ...], ...],
+    observed: Observed,
+    delta: Delta,
+    *,
+    chunk: int,
+    edit: bool = False,
 ) -> tuple[Step, ...]:
     """What to restore, in order; nothing for an empty delta.
 
@@ -69,9 +75,12 @@ def steps(
         delta: What has to be written.
         chunk: How many per-service chains go into one step at most; a service port's own chains
             are never split.
+        edit: Change single rules of a dispatch chain where these are few. What is observed must be
+            rules of ours: somebody else's may not be such that iptables can name them.
     """
     before, after = _filter_steps(delta.filter, observed)
-    return (*before, *_nat_steps(groups, observed.nat.chains, delta.nat, chunk), *after)
+    nat = _nat_steps(groups, observed.nat.chains, delta.nat, chunk, edit=edit)
+    return (*before, *nat, *after)
 
 
 def joined(order: tuple[Step, ...]) -> tuple[Step, ...]:
@@ -186,7 +195,12 @@ def _destination(rule: str) -> str:
 
 
 def _nat_steps(
-    groups: tuple[tuple[str, ...], ...], observed: Chains, delta: TableDelta, chunk: int
+    groups: tuple[tuple[str, ...], ...],
+    observed: Chains,
+    delta: TableDelta,
+    chunk: int,
+    *,
+    edit: bool,
 ) -> Iterator[Step]:
     """Per-service chains in chunks, then what must change at once, then what is stale."""
     if not delta:
@@ -202,9 +216,12 @@ def _nat_steps(
     few = len(delta.deletes) <= chunk
     at_once, later = (delta.deletes, ()) if few else ((), delta.deletes)
     rest = {chain: rules for chain, rules in delta.writes.items() if chain not in written}
-    final = TableDelta(
-        writes=rest, additions=delta.additions, deletes=at_once, removals=delta.removals
-    )
+    additions = delta.additions
+    for chain in DISPATCH_CHAINS if edit else ():
+        if chain in rest and (commands := edits(chain, observed.get(chain, ()), rest[chain])):
+            del rest[chain]
+            additions += commands
+    final = TableDelta(writes=rest, additions=additions, deletes=at_once, removals=delta.removals)
     if final:
         yield _step(NAT, "dispatch chains and jumps", final)
     for start in range(0, len(later), chunk):

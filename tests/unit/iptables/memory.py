@@ -59,7 +59,11 @@ def _execute(chains: dict[str, list[str]], line: str) -> None:
     elif verb == "-A":
         chains[chain_of(line)].append(rule)
     elif verb == "-I":
-        chains[chain_of(line)].insert(0, rule)
+        chain, place, *_ = rest.split(" ", 2)
+        if place.isdigit():
+            chains[chain].insert(int(place) - 1, rule.replace(f" {place}", "", 1))
+        else:
+            chains[chain].insert(0, rule)
     elif verb == "-D":
         chains[chain_of(line)].remove(rule)
     else:
