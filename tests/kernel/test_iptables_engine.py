@@ -192,6 +192,27 @@ def test_a_look_under_iptables_nft_reads_nothing_while_nobody_writes(
         assert started.programs == ["iptables save", "ip6tables save"]
 
 
+def test_who_writes_beside_a_change_is_not_taken_for_us(
+    netns: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(netns, Variant.NFT) as engine:
+        engine.sync(snapshot_of(*web(3)))
+
+        def run(
+            namespace: Namespace, argv: Sequence[str], *, stdin: bytes = b""
+        ) -> tools.Completed:
+            done = tools.run(namespace, argv, stdin=stdin)
+            flush = ["iptables-nft", "-w", "60", "-t", "nat", "-F", "KUBE-SERVICES"]
+            run_tool(flush, inside=netns)
+            return done
+
+        with monkeypatch.context() as patch:
+            patch.setattr(iptables_tools, "run", run)
+            assert not engine.change({}, slices("web-1", "10.9.9.9")).observed
+        assert len(engine.verify().changes.services) == 3
+        assert_in_place(netns, Variant.NFT, engine)
+
+
 def damage(netns: Namespace, variant: Variant, text: str) -> None:
     argv = [f"iptables-{variant.value}-restore", "-w", "60", "--noflush"]
     run_tool(argv, stdin=f"*nat\n{text}\nCOMMIT\n", inside=netns)

@@ -21,7 +21,7 @@ def after(old: tuple[str, ...], commands: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(kernel.tables["nat"][CHAIN])
 
 
-@given(st.sets(st.sampled_from(range(100)), max_size=6), st.sets(st.integers(0, 99), max_size=6))
+@given(st.sets(st.sampled_from(range(100)), max_size=5), st.sets(st.integers(0, 99), max_size=5))
 def test_rules_come_and_go_in_their_places(gone: set[int], come: set[int]) -> None:
     old = tuple(rule for n, rule in enumerate(RULES) if n not in come - gone)
     new = tuple(rule for n, rule in enumerate(RULES) if n not in gone)
