@@ -13,7 +13,8 @@
         ├── ToolError              a program is absent, too old, or answered something unexpected
         ├── PrivilegeError         EPERM
         ├── ConflictError          somebody else (kube-proxy) programs the same rules
-        ├── BusyError (retry)      the xtables lock, ENOBUFS
+        ├── BusyError (retry)      ENOBUFS
+        │   └── LockedError        the xtables lock, which has been waited for
         ├── StaleError (retry)     the generation moved; observe again
         └── RefusedError           the kernel refused an operation: errno, its words, the line
 
@@ -112,6 +113,10 @@ class BusyError(ApplyError):
     """The xtables lock is held, or the kernel ran out of buffers for a moment; try again."""
 
     retryable = True
+
+
+class LockedError(BusyError):
+    """Somebody holds the xtables lock, and did for as long as we were told to wait."""
 
 
 class StaleError(ApplyError):

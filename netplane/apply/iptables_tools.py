@@ -18,7 +18,7 @@ from netplane.core.iptables.layout import TABLES
 from netplane.core.iptables.parse import Observed, parse_save
 from netplane.core.iptables.steps import Step
 from netplane.core.model.address import Family
-from netplane.errors import BusyError, RefusedError, ToolError
+from netplane.errors import LockedError, RefusedError, ToolError
 
 _LEGACY_LOCK_STATUS = 4  # RESOURCE_PROBLEM in xtables.h; iptables-nft takes no lock
 _LINE = re.compile(r"\bline:? (\d+)")
@@ -115,7 +115,7 @@ class Tools(msgspec.Struct, frozen=True):
         """Write one step; either all of it lands or nothing.
 
         Raises:
-            BusyError: The xtables lock was held for longer than ``lock_wait``.
+            LockedError: The xtables lock was held for longer than ``lock_wait``.
             PrivilegeError: CAP_NET_ADMIN is missing.
             RefusedError: The program or the kernel refused it, with the line.
         """
@@ -129,7 +129,7 @@ class Tools(msgspec.Struct, frozen=True):
         if self.variant is Variant.LEGACY and done.status == _LEGACY_LOCK_STATUS:
             holder = xtables_lock.holder()
             who = f"{holder} holds it" if holder else "its holder has just let go of it"
-            raise BusyError(
+            raise LockedError(
                 f"{program} waited {wait} s in vain for the xtables lock: {who}. Try again"
             )
         raise _refused(program, step, done)

@@ -38,7 +38,7 @@ class Leftover(msgspec.Struct, frozen=True):
 
     def remove(self) -> tuple[str, ...]:
         """Remove them; returns what was removed, in words. Raises ApplyError."""
-        return tuple(f"{self.name}: {line}" for line in self.dataplane.cleanup())
+        return tuple(f"removed from {self.name}: {line}" for line in self.dataplane.cleanup())
 
 
 def open_mode(mode: Mode, namespace: Namespace) -> Dataplane:

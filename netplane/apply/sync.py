@@ -31,7 +31,7 @@ from netplane.core.plan.conntrack import desired_flows
 from netplane.core.plan.node import NodeView
 from netplane.core.plan.plan import Plan
 from netplane.core.plan.view import build_view
-from netplane.errors import ApplyError
+from netplane.errors import ApplyError, LockedError
 
 _ATTEMPTS = 3
 
@@ -125,6 +125,8 @@ class Sync:
             self._tried.append(changes)
             try:
                 self._update.commit()
+            except LockedError:
+                raise  # the wait for it is over
             except ApplyError as exc:
                 if not exc.retryable or attempt == _ATTEMPTS:
                     raise

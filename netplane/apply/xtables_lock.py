@@ -29,13 +29,37 @@ def holder() -> str:
         if fields[1] == "FLOCK" and fields[_ID_FIELD].rpartition(":")[2] == inode:
             pid = fields[_PID_FIELD]
             if pid.isdigit() and pid != "0":
-                return f"process {pid} ({_command(pid)})"
+                return _named(pid, path)
     return ""
 
 
+def _named(pid: str, path: Path) -> str:
+    """The process that took the lock, or, where it has ended, those it left the open file to."""
+    command = _command(pid)
+    if command:
+        return f"process {pid} ({command})"
+    heirs = [f"process {heir} ({_command(heir)})" for heir in _openers(path)]
+    return " or ".join(heirs) or f"process {pid} (already gone)"
+
+
+def _openers(path: Path) -> list[str]:
+    """The processes that have a file open, ourselves excepted."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and entry.name != str(os.getpid()):
+            try:
+                has_it = any(descriptor.samefile(path) for descriptor in (entry / "fd").iterdir())
+            except OSError:
+                continue  # it ended meanwhile, or closed a file, or is somebody else's
+            if has_it:
+                found.append(entry.name)
+    return found
+
+
 def _command(pid: str) -> str:
+    """What a process runs, "" of one that has ended."""
     try:
         text = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
-        return "already gone"
+        return ""
     return "".join(c if c.isprintable() else "?" for c in text)

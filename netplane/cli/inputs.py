@@ -14,7 +14,7 @@ from netplane.cli import log
 from netplane.cli.options import Call
 from netplane.config import Config, ConfigFile, decode, resolve
 from netplane.core.model.cluster import build_snapshot
-from netplane.core.model.documents import Manifest, parse, parse_pieces
+from netplane.core.model.documents import Manifest, parse, parse_pieces, says_nothing
 from netplane.core.model.json_list import PIECE
 from netplane.core.model.snapshot import Snapshot
 from netplane.errors import InputError, UsageError
@@ -96,7 +96,7 @@ def _read_open(file: BinaryIO | io.FileIO, origin: str) -> list[Manifest] | None
     if objects is None:
         file.seek(start)
         content = file.read()
-        objects = parse(content, origin=origin) if content.strip() else None
+        objects = None if says_nothing(content) else parse(content, origin=origin)
     return objects
 
 

@@ -108,7 +108,9 @@ def _print(found: tuple[Status, ...], *, where: str) -> None:
     if not installed:
         screen.print(f"{where} holds nothing of netplane's")
     for status in installed:
-        screen.print((status.mode, "bold"), f": {len(status.frontends)} frontends in {where}")
+        count = len(status.frontends)
+        noun = "frontend" if count == 1 else "frontends"
+        screen.print((status.mode, "bold"), f": {count:,} {noun} in {where}")
         if status.frontends:
             rows = [row for frontend in status.frontends for row in rows_of(frontend)]
             screen.print_table(COLUMNS, rows, right=NUMBERS)

@@ -145,7 +145,11 @@ def test_unreadable_input_changes_nothing(run: Run, netns: Namespace, tmp_path: 
     assert ruleset(netns) == before
 
 
-@pytest.mark.parametrize("content", ["", "\n \n"], ids=["empty", "blank"])
+@pytest.mark.parametrize(
+    "content",
+    ["", "\n \n", "---\n# Source: web/templates/service.yaml\n---\n...\n"],
+    ids=["empty", "blank", "documents-of-nothing"],
+)
 def test_empty_input_is_a_mistake_and_an_empty_list_is_not(
     run: Run, netns: Namespace, tmp_path: Path, content: str
 ) -> None:

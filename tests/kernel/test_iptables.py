@@ -6,24 +6,30 @@ import fcntl
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from netplane.apply import xtables_lock
 from netplane.apply.iptables import IptablesDataplane
 from netplane.apply.iptables_tools import Tools, Variant
 from netplane.apply.netns import Namespace
+from netplane.apply.sync import Sync
+from netplane.config import Setting, resolve
 from netplane.core.iptables.compile import compile_family
 from netplane.core.iptables.steps import Step
 from netplane.core.model.address import Family
 from netplane.core.model.service import Protocol
+from netplane.core.model.snapshot import Snapshot
 from netplane.core.plan.node import DetectorKind, LocalDetector
 from netplane.core.plan.plan import FamilyPlan
 from netplane.core.plan.port import PortPlan
-from netplane.errors import BusyError, RefusedError
+from netplane.errors import BusyError, LockedError, RefusedError
 from netplane.rendering import environment
+from tests.support.host_iptables import use_iptables
 from tests.support.netns import run_tool
 from tests.unit.iptables.plans import family_plan, plan, port, view
 
@@ -343,6 +349,39 @@ def test_the_holder_of_the_lock_is_named(
     assert caught.value.retryable
     dataplane.prepare(plan(family_plan())).commit()
     assert not dataplane.prepare(plan(family_plan())).changes
+
+
+def test_who_inherited_the_lock_is_named_where_its_taker_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What scripts do: flock(1) takes the lock on a descriptor of the shell's, and ends.
+    lock = tmp_path / "xtables.lock"
+    monkeypatch.setenv("XTABLES_LOCKFILE", str(lock))
+    script = 'exec 9>"$0"; flock 9; echo taken; read -r _'
+    with subprocess.Popen(
+        ["/bin/sh", "-c", script, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as shell:
+        assert shell.stdout is not None
+        assert shell.stdout.readline() == b"taken\n"
+        assert xtables_lock.holder() == f"process {shell.pid} (sh)"
+        shell.communicate(b"\n")
+    assert not xtables_lock.holder()
+
+
+def test_the_lock_is_waited_for_once_in_a_sync(
+    netns: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_iptables("legacy", tmp_path, monkeypatch)
+    lock = tmp_path / "xtables.lock"
+    monkeypatch.setenv("XTABLES_LOCKFILE", str(lock))
+    config = resolve(None, {"node_name": Setting("node-1", "test")}, host_name="")
+    sync = Sync(netns, config, Snapshot(services={}, slices={}, nodes={}))
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        began = time.monotonic()
+        with pytest.raises(LockedError, match="waited 5 s in vain"):
+            sync.commit()
+    assert time.monotonic() - began < 10
 
 
 def test_without_privileges_it_is_not_taken_for_an_empty_kernel(

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.support.judge import judge
+from tests.support.judge import Kept, judge
 from tests.support.netns import run_tool
 from tests.support.scenario import NodeUnderTest, Packet
 from tests.support.topology import Addresses, new_topology
@@ -114,7 +114,8 @@ def traffic() -> Iterator[Traffic]:
 
 
 def test_what_is_right_passes(traffic: Traffic) -> None:
-    assert judge(traffic, NODE, list(RIGHT.values()), lambda _: False) == []
+    wrong, _ = judge(traffic, NODE, list(RIGHT.values()), lambda _: False)
+    assert wrong == []
 
 
 @pytest.mark.parametrize("case", WRONG)
@@ -125,7 +126,7 @@ def test_what_is_wrong_is_named(traffic: Traffic, case: str) -> None:
     # are what a case is about.
     wrong: list[str] = []
     for _ in range(_DRAWS):
-        wrong = judge(traffic, NODE, [packet], lambda _: False)
+        wrong, _ = judge(traffic, NODE, [packet], lambda _: False)
         if wrong:
             break
     assert len(wrong) >= 1
@@ -134,4 +135,21 @@ def test_what_is_wrong_is_named(traffic: Traffic, case: str) -> None:
 
 def test_flows_of_a_service_with_affinity_need_not_spread(traffic: Traffic) -> None:
     packet = msgspec.structs.replace(RIGHT["sticky"], sticky=False)
-    assert judge(traffic, NODE, [packet], lambda _: True) == []
+    wrong, _ = judge(traffic, NODE, [packet], lambda _: True)
+    assert wrong == []
+
+
+def test_a_client_with_affinity_that_moves_between_steps_is_named(traffic: Traffic) -> None:
+    packet = RIGHT["sticky"]
+    first, kept = judge(traffic, NODE, [packet], lambda _: True)
+    again, _ = judge(traffic, NODE, [packet], lambda _: True, kept)
+    assert first == again == []
+    ((client, place),) = kept.items()
+    other = next(endpoint for endpoint in packet.endpoints if endpoint != place.endpoint)
+    wrong, _ = judge(
+        traffic, NODE, [packet], lambda _: True, {client: place._replace(endpoint=other)}
+    )
+    assert "one client was sent to" in wrong[0]
+    forgotten = {client: Kept(other, place.seen - 2 * packet.stickySeconds)}
+    wrong, _ = judge(traffic, NODE, [packet], lambda _: True, forgotten)
+    assert wrong == []

@@ -8,7 +8,15 @@ from typing import TypeVar
 
 import msgspec
 
-from netplane.core.model.decoding import ENDPOINT_SLICE, ENDPOINTS, NODE, POD, SERVICE, Shape
+from netplane.core.model.decoding import (
+    ENDPOINT_SLICE,
+    ENDPOINTS,
+    NODE,
+    POD,
+    SERVICE,
+    Shape,
+    json_text,
+)
 from netplane.core.model.documents import Manifest
 from netplane.core.model.mirror import mirrored_slices, opts_out
 from netplane.core.model.nodes import node_from
@@ -84,6 +92,9 @@ class _Objects:
 
     def _take(self, manifest: Manifest) -> None:
         kind, api_version = manifest.kind, manifest.api_version
+        if not kind and not manifest.is_object:
+            self._refuse(manifest, "items", json_text(manifest.payload), Reason.NOT_AN_OBJECT)
+            return
         if not kind or not api_version:
             self._refuse(manifest, "apiVersion" if kind else "kind", None, Reason.MISSING)
             return

@@ -54,6 +54,7 @@ class Shape(Generic[_W]):
         what, path = (match["what"], match["path"]) if match else (words, "")
         refusals = Refusals(self.kind, self.namespace_of(manifest), manifest.name)
         value = _at(manifest, path)
+        what = what[:1].lower() + what[1:]
         refusals.add(path.lstrip(".") or "object", value, Reason.WRONG_TYPE, what)
         return refusals.problems[0]
 
@@ -72,7 +73,12 @@ POD = Shape(wire.Pod, "v1")
 def _at(manifest: Manifest, path: str) -> object:
     """The scalar at a path such as ``.spec.ports[0].port``; None where there is none to show."""
     payload = manifest.payload
-    value: object = msgspec.json.decode(payload) if isinstance(payload, msgspec.Raw) else payload
+    try:
+        value: object = (
+            msgspec.json.decode(payload) if isinstance(payload, msgspec.Raw) else payload
+        )
+    except (msgspec.DecodeError, RecursionError):
+        return None  # a number of thousands of digits is one that no field can hold
     for key, index in _STEP.findall(path):
         if key and isinstance(value, dict):
             value = value.get(key)
@@ -86,5 +92,5 @@ def _at(manifest: Manifest, path: str) -> object:
 
 
 def json_text(value: object) -> str:
-    """A scalar as JSON writes it: ``true``, ``null``, ``80``."""
+    """A value as JSON writes it: ``true``, ``null``, ``80``."""
     return msgspec.json.encode(value).decode()

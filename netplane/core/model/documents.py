@@ -28,6 +28,8 @@ _MAX_LIST_DEPTH = 8
 _JSON_START = re.compile(rb'\s*\{\s*["}]')
 _BLANKS = re.compile(r"[ \t\r\n]*")
 _BOM = b"\xef\xbb\xbf"
+# Blanks, comments, and the marks between YAML documents.
+_SAYS_NOTHING = re.compile(rb"(?:\s|#[^\n]*|---(?=\s|\Z)|\.\.\.(?=\s|\Z))*")
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -46,6 +48,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     namespace: str
     name: str
     payload: msgspec.Raw | Tree | wire.Listed
+
+    @property
+    def is_object(self) -> bool:
+        """Whether this is an object at all; a list may hold anything."""
+        if isinstance(self.payload, msgspec.Raw):
+            return bytes(self.payload).startswith(b"{")
+        return isinstance(self.payload, msgspec.Struct) or _is_object(self.payload)
 
 
 class _Meta(msgspec.Struct, gc=False):
@@ -130,6 +139,11 @@ def _listed(item: wire.Listed, api_version: str, where: str) -> Manifest:
         name=(meta.name or "") if meta else "",
         payload=item,
     )
+
+
+def says_nothing(data: bytes) -> bool:
+    """Whether a file holds neither an object nor a list, not even an empty one."""
+    return _SAYS_NOTHING.fullmatch(data.removeprefix(_BOM)) is not None
 
 
 def safe_origin(origin: str) -> str:

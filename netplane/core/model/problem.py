@@ -27,7 +27,8 @@ class Problem(msgspec.Struct, frozen=True, order=True):
     def __str__(self) -> str:
         where = f"{self.namespace}/{self.name}" if self.namespace else self.name
         shown = f" ({self.value})" if self.value else ""
-        return f"{self.kind} {where}: {self.field}{shown}: {self.reason}"
+        who = " ".join(filter(None, (self.kind, where))) or "something without a kind or name"
+        return f"{who}: {self.field}{shown}: {self.reason}"
 
 
 def shown(value: object) -> str:

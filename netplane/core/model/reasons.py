@@ -16,7 +16,8 @@ class Reason(enum.Enum):
     """Why something was refused, in words for the person who has to mend it."""
 
     MISSING = "is missing"
-    WRONG_TYPE = "wrong type"
+    WRONG_TYPE = "wrong type:"
+    NOT_AN_OBJECT = "an item of a list that is not an object"
     UNKNOWN_VERSION = "this version of the kind is not known here; expected"
     NOT_A_LABEL = "not a DNS label: at most 63 of a-z, 0-9 and '-', no '-' at either end"
     NOT_A_SUBDOMAIN = "not a DNS name: at most 253 of a-z, 0-9, '-' and '.', labels joined by '.'"

@@ -66,6 +66,7 @@ TWO = [{"name": "a", "port": 80}, {"name": "b", "port": 81}]
 
 IDENTITY = [
     pytest.param([{"apiVersion": "v1"}], one("", "kind", "", Reason.MISSING), id="no-kind"),
+    pytest.param([5], one("", "items", "5", Reason.NOT_AN_OBJECT), id="not-an-object"),
     pytest.param(
         [without(service("web"), "apiVersion")],
         svc("apiVersion", "", Reason.MISSING),
@@ -480,6 +481,14 @@ def test_refused_with_the_reason_and_nothing_else_is_harmed(
     assert snapshot.slices[ServiceName("default", "bystander")][0].endpoints
     if any(kind == "Service" for kind, *_ in expected):
         assert [str(name) for name in snapshot.services] == ["default/bystander"]
+
+
+def test_a_number_beyond_all_limits_is_of_the_wrong_type() -> None:
+    # More digits than Python converts (sys.set_int_max_str_digits).
+    data = kube_list(ported(port=54321)).replace(b"54321", b"9" * 5000)
+    (refused,) = build_snapshot(parse(data, origin="test")).problems
+    assert (refused.kind, refused.field, refused.value) == ("Service", "spec.ports[0].port", "")
+    assert reason_of(refused) is Reason.WRONG_TYPE
 
 
 def test_every_reason_is_given_by_some_case() -> None:
