@@ -13,8 +13,9 @@ import contextlib
 import platform
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
 from typing import Final, NamedTuple
 
 from netplane.apply.nfnetlink import NfnetlinkSocket
@@ -177,11 +178,15 @@ class Writer:
             }
         return found
 
-    def _send(self, series: Sequence[list[list[Message]]], generation: int) -> Written:
+    def _send(self, series: Sequence[Iterator[list[Message]]], generation: int) -> Written:
         """Commit the transactions of each family by netlink, as one where each has one."""
-        merged = [*chain.from_iterable(series)]
-        if all(len(messages) == 1 for messages in series):
-            merged = [[*chain.from_iterable(merged)]]
+        begun = [list(islice(each, 2)) for each in series]
+        if all(len(messages) == 1 for messages in begun):
+            merged: Iterator[list[Message]] = iter(
+                [[message for (messages,) in begun for message in messages]]
+            )
+        else:
+            merged = _ahead(chain(*chain.from_iterable(zip(begun, series, strict=True))))
         outcome = commit_all(self._link, merged, generation=generation, vouch=self._vouch)
         return Written(
             generation if outcome.generation is None else outcome.generation,
@@ -213,7 +218,16 @@ class _Parts(NamedTuple):
         return cls(before, rest, nothing)
 
 
-def _said(delta: Delta) -> list[list[Message]]:
+def _ahead(series: Iterator[list[Message]]) -> Iterator[list[Message]]:
+    """The same transactions, each packed while the kernel is at work on the one before."""
+    with ThreadPoolExecutor(max_workers=1) as packer:
+        coming = packer.submit(next, series, None)
+        while (messages := coming.result()) is not None:
+            coming = packer.submit(next, series, None)
+            yield messages
+
+
+def _said(delta: Delta) -> Iterator[list[Message]]:
     messages = _messages(delta)
     assert messages is not None, "netlink can say it all"
     return messages
@@ -221,7 +235,7 @@ def _said(delta: Delta) -> list[list[Message]]:
 
 def _messages(
     delta: Delta, counts: Mapping[str, Counts] = _NO_COUNTS
-) -> list[list[Message]] | None:
+) -> Iterator[list[Message]] | None:
     """The netlink transactions of a delta; None where it takes nft to say it."""
     if not is_elementary(delta):
         return None
@@ -230,10 +244,8 @@ def _messages(
         return None
     flushed = [delete_chain(delta.family, name)[0] for name in delta.flush_chains]
     gone = [m for name in delta.delete_chains for m in delete_chain(delta.family, name)]
-    return list(
-        transactions(
-            delta.family, delta.elements, before=[*flushed, *chains], after=gone, counts=counts
-        )
+    return transactions(
+        delta.family, delta.elements, before=[*flushed, *chains], after=gone, counts=counts
     )
 
 

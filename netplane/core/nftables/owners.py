@@ -103,10 +103,11 @@ class Owners:
     def _owners_of_backends(self, wanted: set[_Endpoint]) -> dict[_Endpoint, Owner]:
         """The first owner of each of these endpoints."""
         found: dict[_Endpoint, Owner] = {}
+        backends = {(address, port) for address, port, _ in wanted}
         for side in self._sides:
             for name in _SLOTS:
                 for key, value in side.elements[name].items():
-                    if value is None or isinstance(value, Verdict):
+                    if value is None or isinstance(value, Verdict) or backends.isdisjoint(value):
                         continue
                     protocol = int(key[-2])
                     for address, port in value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property, partial
@@ -76,13 +77,13 @@ class _Story:
 
     def totals(self) -> Counter[Action]:
         """See ``Story``."""
-        old, new = owners_of(self._before), owners_of(self._after)
+        old, new = owners_of(self._before), self._owners
         return Counter(_action(owner in old, owner in new) for owner in self._brief.lines)
 
     def services(self, *, limit: int | None = None, rules: bool = False) -> list[ServiceChange]:
         """See ``Story``."""
         lines = self._account(rules=True).lines if rules else self._brief.lines
-        told = sorted(lines)[:limit]
+        told = sorted(lines) if limit is None else heapq.nsmallest(limit, lines)
         old, new = frontends_of(self._before, told), frontends_of(self._after, told)
         family = f"IPv{self._delta.family.value}"
         return [
@@ -108,6 +109,10 @@ class _Story:
             yield LostFrontend(self._delta.family, address, protocol, int(key[-1]))
 
     @cached_property
+    def _owners(self) -> set[Owner]:
+        return owners_of(self._after)
+
+    @cached_property
     def _brief(self) -> _Account:
         return self._account(rules=False)
 
@@ -119,7 +124,7 @@ class _Story:
         names: Iterable[str] = delta.elements
         if not (rules or observed.exists):
             # All there is comes anew, so every service port does: no need to ask of each element.
-            found.lines.update((owner, []) for owner in owners_of(self._after))
+            found.lines.update((owner, []) for owner in self._owners)
             names = _SHARED & delta.elements.keys()
         for name in names:
             _tell_elements(found, name, delta.elements[name], owners, delta.family)

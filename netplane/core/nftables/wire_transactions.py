@@ -108,8 +108,11 @@ def _units(
     going: list[tuple[SetLayout, list[tuple[Key, Value]], list[tuple[Key, int]]]] = []
     for layout, delta, counts in deltas:
         replaced = _replaced(layout, delta)
-        yield from _replacements(family, layout, delta, replaced, counts)
-        arriving = [row for row in delta.add if _owner(layout, row[0]) not in replaced]
+        arriving, leaving = delta.add, delta.delete
+        if replaced:
+            yield from _replacements(family, layout, delta, replaced, counts)
+            arriving = [row for row in arriving if _owner(layout, row[0]) not in replaced]
+            leaving = [row for row in leaving if _owner(layout, row[0]) not in replaced]
         yield from ([m] for m in add_elements(layout, family, arriving))
         new = {(key, slot) for key, slot, _ in delta.add_slots}
         taken = set(delta.delete_slots)
@@ -117,7 +120,6 @@ def _units(
         yield from _swaps(family, layout, swapped, counts)
         fresh = (row for row in delta.add_slots if row[:2] not in taken)
         yield from ([m] for m in add_slots(layout, family, fresh, counts))
-        leaving = [row for row in delta.delete if _owner(layout, row[0]) not in replaced]
         going.append((layout, leaving, [row for row in delta.delete_slots if row not in new]))
     for layout, entries, slots in reversed(going):
         yield from ([m] for m in delete_elements(layout, family, entries))
@@ -131,6 +133,8 @@ def _owner(layout: SetLayout, key: Key) -> Key:
 
 def _replaced(layout: SetLayout, delta: ElementDelta) -> dict[Key, None]:
     """Owners with both something deleted and something added, in order."""
+    if not delta.delete:
+        return {}
     deleted = {_owner(layout, key) for key, _ in delta.delete}
     owners = (_owner(layout, key) for key, _ in delta.add)
     return dict.fromkeys(owner for owner in owners if owner in deleted)
