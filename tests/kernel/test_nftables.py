@@ -19,6 +19,7 @@ from netplane.core.nftables.compile import compile_family
 from netplane.core.nftables.diff import diff
 from netplane.core.nftables.observed import Observed
 from netplane.core.nftables.parse import parse_table
+from netplane.core.nftables.program import ROOM
 from netplane.core.plan.changes import Action
 from netplane.core.plan.plan import FamilyPlan, Plan
 from netplane.core.plan.status import FrontendStatus
@@ -171,19 +172,21 @@ def test_from_a_to_b_is_b_from_nothing(netns: Namespace, seed: int, *, postpone:
 
 def test_a_new_count_of_endpoints_balances_every_protocol(netns: Namespace) -> None:
     """nft itself would add this pick chain for TCP alone; see core.nftables.diff.picks_apart."""
-    apply(netns, dual([port("web", 1, cluster=_MANY[:2])]))
-    grown = dual([port("web", 1, cluster=_MANY)])
+    many = backends(*(f"10.244.3.{i}" for i in range(1, ROOM + 3)))
+    apply(netns, dual([port("web", 1, cluster=many[:-1])]))
+    grown = dual([port("web", 1, cluster=many)])
     apply(netns, grown)
+    pick = f"pick-{ROOM + 2}"
     for family in Family:
         chains = observe(netns, family).chains
-        assert "pick-2" not in chains
+        assert f"pick-{ROOM + 1}" not in chains
         word = _WORDS[family]
-        key = f"{word} daddr . meta l4proto . th dport . numgen random mod 3"
-        assert chains["pick-3"] == (f"dnat {word} to {key} map @endpoints",)
-    added = nft(netns, "--debug=netlink", "list", "chain", "ip", "netplane", "pick-3")
+        key = f"{word} daddr . meta l4proto . th dport . numgen random mod {ROOM + 2}"
+        assert chains[pick] == (f"dnat {word} to {key} map @endpoints",)
+    added = nft(netns, "--debug=netlink", "list", "chain", "ip", "netplane", pick)
     NftablesDataplane(netns).cleanup()
     apply(netns, grown)
-    anew = nft(netns, "--debug=netlink", "list", "chain", "ip", "netplane", "pick-3")
+    anew = nft(netns, "--debug=netlink", "list", "chain", "ip", "netplane", pick)
     assert _instructions(added) == _instructions(anew)
 
 
@@ -247,7 +250,7 @@ def _instructions(listing: str) -> list[str]:
     "edit",
     [
         "add rule ip netplane balance counter accept",
-        "flush chain ip netplane firewall",
+        "flush chain ip netplane source-ranges",
         "delete chain ip netplane filter-input",
         "insert rule ip netplane pick-3 accept",
         "flush chain ip netplane pick-3",

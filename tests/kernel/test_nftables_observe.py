@@ -129,7 +129,7 @@ def test_edited_elements_are_repaired_without_nft(
 @pytest.mark.parametrize(
     "edit",
     [
-        "add rule ip netplane firewall accept",
+        "add rule ip netplane source-ranges accept",
         "add rule ip netplane pick-3 accept",
         "add counter ip netplane own",
         "add chain ip6 netplane own { type filter hook input priority 5; }",

@@ -23,7 +23,7 @@ import jinja2
 
 from netplane.core.nftables.layout import SETS, Elements, Key, Ruleset, Value, Values, Verdict
 from netplane.core.nftables.names import affinity_name, sticky_name
-from netplane.core.nftables.program import render_chains, render_program
+from netplane.core.nftables.program import render_chains, render_program, with_room
 from netplane.core.plan.node import FamilyView
 from netplane.core.plan.plan import FamilyPlan
 from netplane.core.plan.port import Backend, PortPlan
@@ -127,7 +127,7 @@ def compile_family(plan: FamilyPlan, environment: jinja2.Environment) -> Ruleset
     return Ruleset(
         family=plan.family,
         program=render_program(view, environment),
-        chains=render_chains(view, targets(elements), sticky, environment),
+        chains=render_chains(view, with_room(targets(elements)), sticky, environment),
         affinity_sets={name: seconds for port in sticky for name, seconds in affinity_sets(port)},
         elements=elements,
     )

@@ -27,7 +27,7 @@ import msgspec
 from netplane.core.model.address import Family
 from netplane.core.plan.port import Backend
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 TABLE = "netplane"
 
 
@@ -103,7 +103,7 @@ class Ruleset(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         program: The fixed part, as ``templates/nftables/`` renders it from the node's view.
         chains: Chains that follow the Services, by name, each its rules in nft's listed form:
-            one ``pick-N`` per distinct endpoint count and kind, and the sticky chains.
+            pick chains, see ``program.with_room``, and the sticky chains.
         affinity_sets: Dynamic sets of remembered clients, by name, with their timeout in seconds.
         elements: By set name; every set of SETS is present, empty ones too.
     """

@@ -26,7 +26,7 @@ from netplane.core.nftables.diff import (
     uses,
 )
 from netplane.core.nftables.layout import SETS, Elements, Key, Ruleset, Value, Values, Verdict
-from netplane.core.nftables.program import Pick, render_chains
+from netplane.core.nftables.program import Pick, render_chains, with_room
 from netplane.core.plan.node import FamilyView
 from netplane.core.plan.port import PortPlan
 
@@ -70,12 +70,13 @@ class LiveTable:
         self._asked: Counter[tuple[str, Key]] = Counter()
         for port in ports:
             self._asked.update((name, key) for name, key, _ in shared_elements(port))
-        self._leading: Counter[str] = Counter(
+        led = Counter(
             value.chain
             for entries in ruleset.elements.values()
             for value in entries.values()
             if isinstance(value, Verdict)
         )
+        self._leading = {chain: count for chain, count in led.items() if _picks(chain)}
 
     @property
     def ruleset(self) -> Ruleset:
@@ -100,7 +101,7 @@ class LiveTable:
         deltas: dict[str, ElementDelta] = {}
         led = self._replace(old, new, deltas)
         self._replace_shared(before, after, deltas)
-        arrived, gone = self._picks(led)
+        arrived, gone = self._pick_chains(led)
         stale, fresh = self._sticky(before), self._sticky(after)
         lost = {n for n, seconds in stale.sets.items() if fresh.sets.get(n) != seconds}
         chains = {
@@ -110,7 +111,7 @@ class LiveTable:
         }
         if arrived:
             chains |= render_chains(self.view, arrived, [], self._environment)
-        ended = (*gone, *(name for name in stale.chains if name not in fresh.chains))
+        ended = (*sorted(gone), *(name for name in stale.chains if name not in fresh.chains))
         # A pick chain may be there and be led to by nothing, where the kernel refused an element.
         rewritten = [name for name in chains if name in self._chains]
         self._follow(chains, ended, stale, fresh)
@@ -200,23 +201,17 @@ class LiveTable:
                 self.elements[name][key] = None
                 _of(deltas, name).add.append((key, None))
 
-    def _picks(self, led: Counter[str]) -> tuple[set[str], tuple[str, ...]]:
-        """The pick chains that get their first element, and those that lose their last."""
-        arrived, gone = set(), []
-        for chain, difference in led.items():
-            was = self._leading[chain]
-            now = was + difference
-            if now:
-                self._leading[chain] = now
-            else:
-                del self._leading[chain]
-            if Pick.parse(chain) is None:
-                continue
-            if now and not was:
-                arrived.add(chain)
-            elif was and not now:
-                gone.append(chain)
-        return arrived, tuple(gone)
+    def _pick_chains(self, led: Counter[str]) -> tuple[set[str], set[str]]:
+        """The pick chains that come, and those that go."""
+        old = {chain: self._leading.get(chain, 0) for chain in led if _picks(chain)}
+        new = {chain: count + led[chain] for chain, count in old.items()}
+        if all(old.values()) and all(new.values()):
+            self._leading |= new  # the usual case: nothing comes or goes
+            return set(), set()
+        before = with_room(set(self._leading))
+        self._leading = {c: count for c, count in {**self._leading, **new}.items() if count}
+        after = with_room(set(self._leading))
+        return after - before, before - after
 
     def _sticky(self, ports: Iterable[PortPlan]) -> _Sticky:
         """The chains and sets of those ports that have session affinity."""
@@ -245,3 +240,7 @@ def _of(deltas: dict[str, ElementDelta], name: str) -> ElementDelta:
 def _count(led: Counter[str], value: Value, by: int) -> None:
     if isinstance(value, Verdict):
         led[value.chain] += by
+
+
+def _picks(chain: str) -> bool:
+    return Pick.parse(chain) is not None

@@ -22,6 +22,9 @@ DIGEST_CHAIN = "program"
 #: Another one: its rule's comment says what the kernel has made of the program.
 RECORD_CHAIN = "record"
 
+#: A kind of pick chain that is in use is there for up to so many endpoints.
+ROOM = 16
+
 _PICK = re.compile(r"(nodeport-)?(masquerade-|local-)?pick-([1-9][0-9]*)")
 _AFFINITY = re.compile(r"((masquerade-|local-)?sticky|endpoint)-[a-z2-7]{16}-.+")
 _DIGEST_LENGTH = 12
@@ -52,6 +55,21 @@ class Pick(NamedTuple):
         """The map of slots it picks from."""
         local = self.kind if self.kind == "local-" else ""
         return f"{self.nodeport}{local}endpoints"
+
+
+def with_room(targets: set[str]) -> set[str]:
+    """Chains that verdicts lead to, and the pick chains that stand ready beside those among them.
+
+    A new pick chain binds to a map of endpoints, and the kernel goes through all of the map for
+    that: 20 ms with 10,000 Services of 5 endpoints, where a verdict that leads to a chain which
+    is there costs 2 ms. Services grow and shrink all the time; most have few endpoints.
+    """
+    kinds = {(pick.nodeport, pick.kind) for pick in map(Pick.parse, targets) if pick is not None}
+    return targets | {
+        Pick(nodeport, kind, count).name
+        for nodeport, kind in kinds
+        for count in range(1, ROOM + 1)
+    }
 
 
 def is_follower(chain: str) -> bool:

@@ -23,6 +23,7 @@ from netplane.core.nftables.diff import (
 from netplane.core.nftables.layout import Key, Ruleset, Value, Verdict
 from netplane.core.nftables.listing import read_listing
 from netplane.core.nftables.observed import HOLE, Observed
+from netplane.core.nftables.program import ROOM
 from netplane.core.nftables.text import script
 from netplane.core.plan.plan import FamilyPlan
 from netplane.core.plan.port import Backend, PortPlan
@@ -30,6 +31,7 @@ from netplane.rendering import environment
 from tests.support.port_plans import backends, port, random_plan, view
 
 A, B, C, D, E = backends(*(f"10.0.0.{i}" for i in range(1, 6)))
+MANY = backends(*(f"10.0.1.{i}" for i in range(1, ROOM + 3)))
 WEB = ("172.30.0.1", 6, 80)
 
 
@@ -110,11 +112,11 @@ def test_a_replaced_endpoint_is_one_slot() -> None:
     assert is_elementary(delta)
 
 
-def test_a_leaving_endpoint_changes_the_verdict_and_the_chain() -> None:
+def test_a_leaving_endpoint_changes_the_verdict() -> None:
     old, new = compiled(port("web", cluster=(A, B, C))), compiled(port("web", cluster=(B, C)))
     delta = diff(new, as_observed(old))
-    assert delta.delete_chains == delta.flush_chains == ("pick-3",)
-    assert set(delta.chains) == {"pick-2"}
+    assert delta.delete_chains == delta.flush_chains == ()
+    assert delta.chains == {}, "pick-2 stands ready"
     assert delta.elements["endpoints"] == ElementDelta(
         delete_slots=[(WEB, 0), (WEB, 2)], add_slots=[(WEB, 0, C)], moved={(WEB, 0): 2}
     )
@@ -123,6 +125,14 @@ def test_a_leaving_endpoint_changes_the_verdict_and_the_chain() -> None:
         add=[(WEB, Verdict("pick-2", "default/web:http"))],
         moved={(WEB, WHOLE): WHOLE},
     )
+
+
+def test_beyond_the_room_a_chain_comes_and_goes_with_its_count() -> None:
+    old = compiled(port("web", cluster=MANY), port("other", 2, cluster=(A,)))
+    new = compiled(port("web", cluster=MANY[:-1]), port("other", 2, cluster=(A,)))
+    delta = diff(new, as_observed(old))
+    assert delta.delete_chains == delta.flush_chains == (f"pick-{ROOM + 2}",)
+    assert set(delta.chains) == {f"pick-{ROOM + 1}"}
 
 
 def test_a_hole_is_repaired_without_deleting_what_is_not_there() -> None:
@@ -148,7 +158,7 @@ def test_a_foreign_entry_with_a_hole_is_deleted_slot_by_slot() -> None:
 def test_an_edited_program_is_written_without_touching_elements() -> None:
     web = compiled(port("web", cluster=(A, B)))
     observed = as_observed(web)
-    chains = {**observed.chains, "firewall": ("accept",)}
+    chains = {**observed.chains, "source-ranges": ("accept",)}
     delta = diff(web, msgspec.structs.replace(observed, chains=chains))
     assert delta.program == web.program
     assert set(delta.flush_chains) == set(read_listing(web.program).chains)
@@ -200,16 +210,16 @@ def test_a_changed_timeout_rewrites_the_chains_that_use_the_set() -> None:
 
 
 def test_pick_chains_of_an_existing_table_travel_apart() -> None:
-    old = compiled(port("web", cluster=(A,)))
+    old = compiled(port("web", cluster=MANY))
     new = compiled(
-        port("web", cluster=(A, B)), port("sticky", 2, cluster=(A,), affinity_seconds=9)
+        port("web", cluster=MANY[:-1]), port("sticky", 2, cluster=(A,), affinity_seconds=9)
     )
     first, rest = picks_apart(diff(new, as_observed(old)))
-    assert set(first.chains) == {"pick-2"}
+    assert set(first.chains) == {f"pick-{ROOM + 1}"}
     assert is_elementary(first)
     assert not first.elements
-    assert "pick-2" not in rest.chains
-    assert rest.delete_chains == ("pick-1",)
+    assert f"pick-{ROOM + 1}" not in rest.chains
+    assert rest.delete_chains == (f"pick-{ROOM + 2}",)
     anew = diff(new, Observed(family=Family.IPV4))
     assert picks_apart(anew) == (Delta(family=Family.IPV4), anew)
 
@@ -217,9 +227,11 @@ def test_pick_chains_of_an_existing_table_travel_apart() -> None:
 def test_what_goes_last_can_be_postponed() -> None:
     old = compiled(port("web", cluster=(A,)))
     now, later = postponed(diff(compiled(), as_observed(old)))
-    assert now.flush_chains == ("pick-1",)
+    picks = {f"pick-{count}" for count in range(1, ROOM + 1)}
+    assert set(now.flush_chains) == picks
     assert now.delete_chains == ()
-    assert later == Delta(family=Family.IPV4, delete_chains=("pick-1",))
+    assert set(later.delete_chains) == picks
+    assert later == Delta(family=Family.IPV4, delete_chains=later.delete_chains)
 
 
 @pytest.mark.parametrize("seed", range(20))
