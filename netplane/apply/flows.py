@@ -48,7 +48,7 @@ _INTERRUPTED = int(MessageFlag.NLM_F_DUMP_INTR)  # a flag's own & takes longer t
 _SEQUENCE = 1
 _NFGEN_SIZE = 4
 #: Errors that another attempt may not meet.
-PASSING = frozenset({errno.EINTR, errno.EBUSY, errno.ENOBUFS, errno.EAGAIN})
+PASSING = frozenset({errno.EINTR, errno.EBUSY, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN})
 
 
 class Flow(NamedTuple):

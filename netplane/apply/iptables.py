@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
 from netplane.apply.iptables_tools import Tools, Variant, detect_variant
 from netplane.apply.netns import Namespace
+from netplane.apply.threads import Worker
 from netplane.core.iptables.compile import compile_family, compile_jumps
 from netplane.core.iptables.diff import Delta, diff, removal
 from netplane.core.iptables.layout import (
@@ -81,7 +81,7 @@ class IptablesDataplane:
         tools = self.tools()
         families = [family for family in plan.families if self.usable(tools, family.family)]
         # iptables-save is another process, and takes as long as to compile: both at a time.
-        with ThreadPoolExecutor(1, thread_name_prefix="iptables-save") as reader:
+        with Worker("iptables-save") as reader:
             saved = [reader.submit(tools.save, family.family) for family in families]
             desired = [compile_family(family, environment()) for family in families]
             parts = tuple(

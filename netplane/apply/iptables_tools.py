@@ -14,16 +14,19 @@ from netplane.apply import xtables_lock
 from netplane.apply.netns import Namespace
 from netplane.apply.privilege import require_net_admin
 from netplane.apply.tools import Completed, find, run
+from netplane.core.iptables.compile import compile_jumps
 from netplane.core.iptables.layout import TABLES
 from netplane.core.iptables.parse import Observed, parse_save
 from netplane.core.iptables.steps import Step
 from netplane.core.model.address import Family
-from netplane.errors import LockedError, RefusedError, ToolError
+from netplane.errors import BusyError, LockedError, RefusedError, ToolError
+from netplane.rendering import environment
 
 _LEGACY_LOCK_STATUS = 4  # RESOURCE_PROBLEM in xtables.h; iptables-nft takes no lock
 _LINE = re.compile(r"\bline:? (\d+)")
 _INCOMPATIBLE = re.compile(r"^# Table `(\w+)' is incompatible", re.MULTILINE)
 _SHOWN = 300
+_SAVE_ATTEMPTS = 5
 _IPV6 = Path("/proc/sys/net/ipv6")
 
 
@@ -90,12 +93,32 @@ class Tools(msgspec.Struct, frozen=True):
     def save(self, family: Family, *, counters: bool = False) -> Observed:
         """Read every table of a family.
 
+        iptables-nft-save passes over a chain or a table of which the kernel did not tell it, and
+        ends well. What would be written onto that is a second set of jumps; so where any of ours
+        is missing, two saves have to agree.
+
         Raises:
+            BusyError: They did not.
             PrivilegeError: CAP_NET_ADMIN is missing.
             ToolError: The program failed, or cannot show a table we need.
         """
         # iptables-legacy-save takes what it may not read for empty.
         self.namespace.call(require_net_admin)
+        found = self._save(family, counters=counters)
+        if self.variant is Variant.LEGACY:
+            return found
+        for _ in range(_SAVE_ATTEMPTS - 1):
+            if _has_jumps(found):
+                return found
+            before, found = found, self._save(family, counters=counters)
+            if _without_counters(before) == _without_counters(found):
+                return found
+        raise BusyError(
+            f"{self.program(family, 'save')} shows different rules each time, and not all of ours:"
+            " somebody else is writing, or the kernel is short of memory; try again"
+        )
+
+    def _save(self, family: Family, *, counters: bool) -> Observed:
         argv = [self.program(family, "save"), *(["-c"] if counters else [])]
         done = run(self.namespace, argv)
         text = done.stdout.decode(errors="replace")
@@ -133,6 +156,17 @@ class Tools(msgspec.Struct, frozen=True):
                 f"{program} waited {wait} s in vain for the xtables lock: {who}. Try again"
             )
         raise _refused(program, step, done)
+
+
+def _has_jumps(observed: Observed) -> bool:
+    """Whether everything is there that leads into our chains."""
+    jumps = compile_jumps(environment())
+    return all(frozenset(jumps[t]) <= frozenset(observed.table(t).references) for t in TABLES)
+
+
+def _without_counters(observed: Observed) -> list[object]:
+    tables = [observed.table(table) for table in TABLES]
+    return [(table.chains, table.references, table.shared) for table in tables]
 
 
 def _refused(program: str, step: Step, done: Completed) -> RefusedError:

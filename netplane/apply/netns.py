@@ -11,11 +11,11 @@ import ctypes
 import errno
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
+from netplane.apply.threads import Worker
 from netplane.errors import ApplyError, PrivilegeError, UsageError
 
 _T = TypeVar("_T")
@@ -32,7 +32,7 @@ class Namespace:
 
     def __init__(self, name: str | None = None) -> None:
         self.name = name
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool: Worker | None = None
 
     def __enter__(self) -> Self:
         if self.name is not None:
@@ -43,7 +43,7 @@ class Namespace:
             path = _RUN_NETNS / self.name
             if not path.exists():
                 raise UsageError(f"--netns {self.name}: no such namespace; see `ip netns list`")
-            self._pool = ThreadPoolExecutor(1, thread_name_prefix=f"netns-{self.name}")
+            self._pool = Worker(f"netns-{self.name}")
             try:
                 self._pool.submit(_enter, path).result()
             except BaseException:
@@ -80,7 +80,7 @@ class UnnamedNamespace(Namespace):
 
     def __enter__(self) -> Self:
         self.name = "an unnamed namespace"
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="unnamed")
+        self._pool = Worker("unnamed")
         try:
             self._pool.submit(_unshare).result()
         except BaseException:

@@ -8,6 +8,7 @@ costs no start of an interpreter, and system calls are counted from the moment t
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import os
@@ -21,8 +22,8 @@ from typing import Literal
 
 import msgspec
 
-from netplane.apply.engine import Engine
 from netplane.apply.netns import Namespace
+from netplane.apply.nftables_engine import NftablesEngine
 from netplane.core.model.address import Family
 from netplane.core.model.cluster import build_snapshot
 from netplane.core.model.documents import parse
@@ -32,6 +33,7 @@ from netplane.errors import NetplaneError
 from tests.support.command import run_netplane
 from tests.support.port_plans import view
 
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _GONE_SECONDS = 2
 _CLONE_NEWNET = 0x40000000  # linux/sched.h
 # What a command imports when it comes to it.
@@ -85,6 +87,8 @@ class Said(msgspec.Struct, frozen=True):
 
 def main() -> None:
     """Take orders until stdin ends."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
     for name in _LAZY:
         importlib.import_module(name)
     while line := _next_line():
@@ -96,7 +100,15 @@ def main() -> None:
         if child == 0:
             _child(order)
         _, status = os.waitpid(child, 0)
+        _wait_for_orphans()
         _say(Said(ended=os.waitstatus_to_exitcode(status)))
+
+
+def _wait_for_orphans() -> None:
+    """What a killed child had started runs to its end, and belongs to us by now."""
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.waitpid(-1, 0)
 
 
 def _child(order: Order) -> None:
@@ -113,7 +125,7 @@ def _engine(order: Order) -> None:
     _enter(Path("/run/netns", order.netns))
     second = _read(order.second)
     before = _open_things()
-    engine = Engine(Namespace(), NODE)
+    engine = NftablesEngine(Namespace(), NODE)
     if not order.first:
 
         def cold() -> str:
@@ -138,15 +150,15 @@ def _engine(order: Order) -> None:
     _say(Said(left=_left_since(before)))
 
 
-def _sync(engine: Engine, snapshot: Snapshot) -> str:
+def _sync(engine: NftablesEngine, snapshot: Snapshot) -> str:
     return str(engine.sync(snapshot).refused or "")
 
 
-def _owed(engine: Engine) -> str:
+def _owed(engine: NftablesEngine) -> str:
     return str(engine.change({}, {}).refused or "")
 
 
-def _step(engine: Engine, old: Snapshot, new: Snapshot) -> str:
+def _step(engine: NftablesEngine, old: Snapshot, new: Snapshot) -> str:
     """What differs between two snapshots, as one change."""
     services = {
         name: new.services.get(name)
@@ -203,12 +215,12 @@ def _read(manifest: str) -> Snapshot:
 def _open_things() -> list[str]:
     """The open descriptors and the threads of this process."""
     found = []
-    for descriptor in os.listdir("/proc/self/fd"):
+    for descriptor in Path("/proc/self/fd").iterdir():
         try:
-            found.append(f"{descriptor} -> {os.readlink(f'/proc/self/fd/{descriptor}')}")
+            found.append(f"{descriptor.name} -> {descriptor.readlink()}")
         except FileNotFoundError:
             continue  # the listing's own
-    return [*found, *(["a thread"] * len(os.listdir("/proc/self/task")))]
+    return [*found, *("a thread" for _ in Path("/proc/self/task").iterdir())]
 
 
 def _left_since(before: list[str]) -> str:

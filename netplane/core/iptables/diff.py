@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -32,7 +33,7 @@ class TableDelta(msgspec.Struct, frozen=True, kw_only=True):
         writes: Chains that are absent or different, with the rules they get.
         deletes: Stale chains that nobody else's rule leads to.
         additions: Single rules, ``-I`` jumps into our chains and ``-A`` for the shared chain.
-        removals: Single rules to delete, ``-D``.
+        removals: Single rules to delete, ``-D``; each deletes the first rule of that text.
     """
 
     writes: Chains = {}
@@ -121,11 +122,18 @@ def _diff_table(
         # Others' rules stay as they are, ours is added where it is not there already.
         there = observed.chains[KUBE_FIREWALL]
         additions += [rule for rule in writes.pop(KUBE_FIREWALL) if rule not in there]
-    present = frozenset(observed.references)
+    present = Counter(observed.references)
     additions += [insertion(jump) for jump in desired.jumps[table] if jump not in present]
+    # A jump that is there twice is ours twice: written on an observation that did not show it.
+    twice = [f"-D{jump[2:]}" for jump in desired.jumps[table] for _ in range(present[jump] - 1)]
     stale = [chain for chain in observed.chains if chain not in desired.tables[table]]
     emptied, deletes = _retire(stale, observed.chains, observed.references)
-    return TableDelta(writes=writes | emptied, deletes=deletes, additions=tuple(additions))
+    return TableDelta(
+        writes=writes | emptied,
+        deletes=deletes,
+        additions=tuple(additions),
+        removals=tuple(twice),
+    )
 
 
 def _retire(

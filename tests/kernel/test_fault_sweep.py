@@ -1,0 +1,124 @@
+"""Faults at single system calls of a sync: errors in their place, SIGKILL before them.
+
+Whatever happens, the kernel holds the old state, the new one, or one between two transactions in
+which no Service is there by half; what is not ours is as it was; an error is told in words; and
+the next sync makes it good, without anything left open. The whole sweep takes many minutes; the
+normal run takes a few faults of each kind.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.fault_sweep import ERRORS, Stage, Sweep, Undisturbed, Verdict, spread
+from tests.support.strace import Call, Fault
+
+pytestmark = pytest.mark.kernel
+
+ENGINE_STAGES = (
+    Stage("engine", "", "new"),
+    Stage("engine", "old", "new"),
+    Stage("engine", "old", "sticky"),
+)
+COMMAND_STAGES = (
+    Stage("nftables", "", "new"),
+    Stage("nftables", "old", "new"),
+    Stage("iptables", "", "new"),
+    Stage("iptables", "old", "new"),
+)
+SOCKET_CALLS = (
+    "socket",
+    "setsockopt",
+    "bind",
+    "connect",
+    "sendto",
+    "sendmsg",
+    "recvfrom",
+    "recvmsg",
+    "recvmmsg",
+)
+PROCESS_CALLS = ("setns", "clone3", "clone", "vfork", "execve", "pipe2", "poll", "wait4")
+# These say nothing to the kernel's rules and are made by the hundred; between two of them there is
+# nothing to meet that the calls around them do not meet as well.
+FILE_CALLS = frozenset(
+    {"access", "brk", "close", "futex", "getdents64", "ioctl", "lseek", "madvise", "mmap"}
+    | {"mprotect", "munmap", "newfstatat", "openat", "pread64", "read", "readlink"}
+    | {"rt_sigaction", "rt_sigprocmask"}
+)
+KILL = "SIGKILL"
+ENOUGH = 150  # faults of one kind and stage; the command makes many more calls than that
+
+
+def errors(calls: Undisturbed, error: str, *, tree: bool) -> list[Fault]:
+    """The error at every call that talks to the kernel's rules or starts something."""
+    most = calls.most()
+    return [
+        Fault(Call(name, number), error, tree)
+        for name in (*SOCKET_CALLS, *PROCESS_CALLS)
+        for number in range(1, most.get(name, 0) + 1)
+    ]
+
+
+def kills(calls: Undisturbed, *, tree: bool) -> list[Fault]:
+    """SIGKILL at every call of an engine; at those of a command which matter."""
+    return [
+        Fault(Call(name, number), tree=tree)
+        for name, most in calls.most().items()
+        if not tree or name not in FILE_CALLS
+        for number in range(1, most + 1)
+    ]
+
+
+def disturb(sweep: Sweep, faults: list[Fault]) -> None:
+    """Let them all happen, one per run, and tell all that went wrong."""
+    verdicts: list[Verdict] = [sweep.disturb(fault) for fault in faults]
+    fired = sum(verdict.fired for verdict in verdicts)
+    print(f"{sweep.stage}: {len(verdicts)} faults, {fired} of them met")
+    wrong = [str(verdict) for verdict in verdicts if verdict.problems]
+    assert not wrong, "\n".join([f"{len(wrong)} of {len(verdicts)}:", *wrong])
+    # Calls that wait are made more or less often in each run; the last may never come.
+    assert fired >= 0.8 * len(verdicts), [str(v.fault) for v in verdicts if not v.fired]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("what", [*ERRORS, KILL])
+@pytest.mark.parametrize("stage", ENGINE_STAGES, ids=str)
+def test_every_call_of_an_engine(stage: Stage, what: str) -> None:
+    with Sweep(stage) as sweep:
+        calls = sweep.undisturbed()
+        faults = kills(calls, tree=False) if what == KILL else errors(calls, what, tree=False)
+        disturb(sweep, faults)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("what", [*ERRORS, KILL])
+@pytest.mark.parametrize("stage", COMMAND_STAGES, ids=str)
+def test_calls_of_a_command_and_its_programs(stage: Stage, what: str) -> None:
+    with Sweep(stage) as sweep:
+        calls = sweep.undisturbed(tree=True)
+        faults = kills(calls, tree=True) if what == KILL else errors(calls, what, tree=True)
+        disturb(sweep, spread(faults, ENOUGH))
+
+
+@pytest.mark.parametrize("stage", ENGINE_STAGES[:2], ids=str)
+def test_some_errors(stage: Stage) -> None:
+    with Sweep(stage) as sweep:
+        most = sweep.undisturbed().most()
+        # Another place for each error, so that together they are spread over the whole sync.
+        faults = [
+            Fault(Call(name, 1 + position * (most[name] - 1) // (len(ERRORS) - 1)), error)
+            for name in ("sendto", "recvmsg")
+            for position, error in enumerate(ERRORS)
+        ]
+        disturb(sweep, faults)
+
+
+@pytest.mark.parametrize(
+    ("stage", "count"),
+    [(ENGINE_STAGES[0], 6), (ENGINE_STAGES[1], 3), (COMMAND_STAGES[3], 4)],
+    ids=str,
+)
+def test_some_kills(stage: Stage, count: int) -> None:
+    tree = stage.subject != "engine"
+    with Sweep(stage) as sweep:
+        disturb(sweep, spread(kills(sweep.undisturbed(tree=tree), tree=tree), count))
