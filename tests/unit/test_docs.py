@@ -6,11 +6,18 @@ import inspect
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from netplane import errors
+from netplane.apply.doctor import Finding, Level
+from netplane.cli import report
 from netplane.cli.main import COMMANDS
+from netplane.cli.watch import Interval
+from netplane.core.model.problem import Problem
 from netplane.core.nftables.layout import SETS
+from netplane.core.plan.changes import Action, ServiceChange
+from netplane.core.plan.status import EndpointStatus, FrontendStatus, Status
 from netplane.errors import NetplaneError
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +46,38 @@ def test_every_set_of_the_program_is_explained_in_it() -> None:
     program = (ROOT / "templates" / "nftables" / "program.nft.j2").read_text()
     names = [layout.name for layout in SETS]
     assert [n for n in names if not re.search(rf"\n\t(set|map) {n} {{", program)] == []
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        report.Report,
+        report.FlowReport,
+        report.Rendering,
+        report.StatusReport,
+        report.CleanupReport,
+        ServiceChange,
+        Problem,
+        Status,
+        FrontendStatus,
+        EndpointStatus,
+        Interval,
+        Finding,
+    ],
+    ids=lambda document: str(document.__name__),
+)
+def test_every_field_that_is_printed_as_json_is_documented(
+    document: type[msgspec.Struct],
+) -> None:
+    text = (ROOT / "docs" / "json.md").read_text()
+    names = [field.encode_name for field in msgspec.structs.fields(document)]
+    assert names
+    assert [name for name in names if f"`{name}`" not in text] == []
+
+
+@pytest.mark.parametrize("word", [word.value for kind in (Action, Level) for word in kind])
+def test_every_word_of_a_fixed_set_in_json_is_documented(word: str) -> None:
+    assert f"`{word}`" in (ROOT / "docs" / "json.md").read_text()
 
 
 @pytest.mark.parametrize("document", DOCS, ids=lambda path: path.name)
