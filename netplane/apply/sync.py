@@ -29,7 +29,7 @@ from netplane.core.plan.changes import Changes
 from netplane.core.plan.compile import build_plan
 from netplane.core.plan.conntrack import desired_flows
 from netplane.core.plan.node import NodeView
-from netplane.core.plan.plan import Plan
+from netplane.core.plan.plan import Plan, notes_of
 from netplane.core.plan.view import build_view
 from netplane.errors import ApplyError, LockedError
 
@@ -64,7 +64,7 @@ class Sync:
     Attributes:
         plan: What traffic should do; ``plan.problems`` are the refused objects.
         kube_proxy: Traces of a kube-proxy in the namespace.
-        notes: What the mode had to leave out, in words.
+        notes: What had to be left out, in words.
     """
 
     def __init__(self, namespace: Namespace, config: Config, snapshot: Snapshot) -> None:
@@ -77,7 +77,7 @@ class Sync:
         self.kube_proxy = foreign.find_kube_proxy(namespace)
         self._leftovers: tuple[Leftover, ...] = leftovers(config.mode, self._dataplane, namespace)
         self._update: Update = self._dataplane.prepare(self.plan)
-        self.notes = self._dataplane.notes
+        self.notes = (*self._dataplane.notes, *notes_of(self.plan))
         self._tried: list[Changes] = []
 
     def foresee(self) -> Outcome:

@@ -27,15 +27,19 @@ def _render(call: options.Call) -> int:
     from netplane.apply.modes import open_mode
     from netplane.apply.netns import Namespace
     from netplane.apply.sync import plan_for
+    from netplane.cli import log
     from netplane.cli.inputs import read_config, read_snapshot
     from netplane.cli.report import Rendering, name_problems
     from netplane.cli.terminal import emit_json, emit_raw
+    from netplane.core.plan.plan import notes_of
 
     snapshot = read_snapshot(call.filenames)
     config = read_config(call, snapshot)
     plan = plan_for(config, snapshot)
     with Namespace() as namespace:
         rules = open_mode(config.mode, namespace).render(plan)
+    for note in notes_of(plan):
+        log.warn(note)
     name_problems(plan.problems)
     if call.json:
         rendering = Rendering(config.mode, config.node_name, rules, plan.problems)

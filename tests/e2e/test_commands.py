@@ -403,3 +403,14 @@ def test_local_endpoints_need_the_node(run: Run, mode: str) -> None:
     ran = run("apply", "--mode", mode, state=state)
     assert ran.stderr == ""
     assert "default/local:http" in ran.stdout
+
+
+def test_node_ports_that_answer_nowhere_are_worth_a_warning(run: Run) -> None:
+    """In nftables mode they answer on the primary address, which only the Node tells."""
+    state = [item for item in _state("10.244.1.7") if item["kind"] != "Node"]
+    for command in ("render", "apply"):
+        ran = run(command, "--mode", "nftables", state=state)
+        assert ran.status == 0, ran
+        assert "IPv4: 1 NodePorts answer on no address" in ran.stderr
+        ran = run(command, "--mode", "nftables", "--node-ip", "192.0.2.1", state=state)
+        assert "NodePorts" not in ran.stderr

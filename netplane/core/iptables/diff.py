@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -122,18 +121,28 @@ def _diff_table(
         # Others' rules stay as they are, ours is added where it is not there already.
         there = observed.chains[KUBE_FIREWALL]
         additions += [rule for rule in writes.pop(KUBE_FIREWALL) if rule not in there]
-    present = Counter(observed.references)
+    present = frozenset(observed.references)
     additions += [insertion(jump) for jump in desired.jumps[table] if jump not in present]
-    # A jump that is there twice is ours twice: written on an observation that did not show it.
-    twice = [f"-D{jump[2:]}" for jump in desired.jumps[table] for _ in range(present[jump] - 1)]
     stale = [chain for chain in observed.chains if chain not in desired.tables[table]]
     emptied, deletes = _retire(stale, observed.chains, observed.references)
     return TableDelta(
         writes=writes | emptied,
         deletes=deletes,
         additions=tuple(additions),
-        removals=tuple(twice),
+        removals=tuple(_repeated(desired.jumps[table], observed.references, shared=shared)),
     )
+
+
+def _repeated(jumps: Iterable[str], references: Sequence[str], *, shared: bool) -> Iterator[str]:
+    """Removals of jumps that are there more than once: two that wrote at a time each put one.
+
+    Those to a shared KUBE-FIREWALL are left alone, as anybody may have written them.
+    """
+    if len(references) == len(frozenset(references)):
+        return
+    for jump in jumps:
+        if not (shared and read_rule(jump).target == KUBE_FIREWALL):
+            yield from [f"-D{jump[2:]}"] * (references.count(jump) - 1)
 
 
 def _retire(

@@ -45,3 +45,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     families: tuple[FamilyPlan, ...]
     health_checks: tuple[HealthCheck, ...] = ()
     problems: tuple[Problem, ...] = ()
+
+
+def notes_of(plan: Plan) -> tuple[str, ...]:
+    """What a plan leaves out although nothing is wrong with any object, in words."""
+    found = []
+    for family in plan.families:
+        count = sum(1 for port in family.ports if port.node_port)
+        if count and family.view.node_port_addresses == ():
+            found.append(
+                f"IPv{family.family.value}: {count:,} NodePorts answer on no address: nothing "
+                "says which addresses of this node accept them (give its Node object, --node-ip, or "
+                "--nodeport-addresses)"
+            )
+    return tuple(found)

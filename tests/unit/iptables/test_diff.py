@@ -75,6 +75,25 @@ def test_a_missing_jump_is_inserted_and_nothing_else() -> None:
     assert not delta.filter
 
 
+def test_a_jump_that_is_there_three_times_is_removed_twice() -> None:
+    jump = '-A OUTPUT -m comment --comment "kubernetes service portals" -j KUBE-SERVICES\n'
+    desired = ruleset(OLD)
+    delta = diff(desired, observed(desired, (jump, 3 * jump)))
+    assert delta.nat.removals == (f"-D{jump[2:].rstrip()}",) * 2
+    assert not delta.nat.additions
+    assert not delta.filter
+
+
+def test_jumps_to_a_shared_kube_firewall_may_be_there_twice() -> None:
+    desired = ruleset(OLD)
+    jump = "-A INPUT -j KUBE-FIREWALL\n"
+    assert diff(desired, observed(desired, (jump, 2 * jump))).filter.removals
+    kept = diff(
+        desired, observed(desired, (jump, 2 * jump), ("COMMIT", f"{KUBELET_RULE}\nCOMMIT"))
+    )
+    assert not kept.filter.removals
+
+
 def test_the_order_of_rules_counts() -> None:
     other = port("ns1/svc2:p80", "172.30.0.42", cluster=("10.180.0.9:80",))
     desired = ruleset(OLD, other)
