@@ -55,7 +55,7 @@ def notes_of(plan: Plan) -> tuple[str, ...]:
         if count and family.view.node_port_addresses == ():
             found.append(
                 f"IPv{family.family.value}: {count:,} NodePorts answer on no address: nothing "
-                "says which addresses of this node accept them (give its Node object, --node-ip, or "
-                "--nodeport-addresses)"
+                "says which addresses of this node accept them (give its Node object, --node-ip "
+                "or --nodeport-addresses)"
             )
     return tuple(found)
