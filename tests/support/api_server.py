@@ -11,15 +11,17 @@ import asyncio
 import enum
 import json
 import random
+import socket
 import ssl
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qsl, urlsplit
 
+from netplane.apply.netns import Namespace
 from tests.support.api_server_model import Collection, Object, Past, Store, key_of, matches, pages
 
 
@@ -38,6 +40,7 @@ class Fault(enum.Enum):
     LIES_SHORT = "a Content-Length below what is sent"  # lists
     CUT = "reset in a list"
     EMPTY = "an empty list"
+    EXPIRED = "410 on a page that is continued"
     NOT_A_LIST = "200, but no list"
     RESET_IN_OBJECT = "reset in an object"  # watches, as all below
     RESET_IN_CHARACTER = "reset in a character"
@@ -54,6 +57,7 @@ _STATUSES = {fault for fault in Fault if isinstance(fault.value, int)}
 LIST_FAULTS = frozenset(
     _STATUSES
     | {Fault.HANG, Fault.LIES_LONG, Fault.LIES_SHORT, Fault.CUT, Fault.EMPTY, Fault.NOT_A_LIST}
+    | {Fault.EXPIRED}
 )
 WATCH_FAULTS = frozenset(_STATUSES | {Fault.HANG})
 EVENT_FAULTS = frozenset(Fault) - LIST_FAULTS - WATCH_FAULTS
@@ -79,6 +83,10 @@ class ApiServer:
         probability: Of a fault at each list, each watch and each event.
         token: What clients must bring; "" for none.
         elsewhere: Where redirects lead.
+        inside: The namespace on whose loopback it listens; None for ours.
+
+    Attributes:
+        retry_after: What 429 asks for.
     """
 
     def __init__(
@@ -90,6 +98,7 @@ class ApiServer:
         tls: ssl.SSLContext | None = None,
         bookmarks: float = 0.05,
         elsewhere: str = "http://127.0.0.1:9/elsewhere",
+        inside: Namespace | None = None,
     ) -> None:
         self.store = Store()
         self.requests: list[Request] = []
@@ -97,6 +106,8 @@ class ApiServer:
         self.probability = probability
         self.token = token
         self.page_limit = 500
+        self.retry_after = "0"
+        self._inside = inside or Namespace()
         self._elsewhere = elsewhere
         self._bookmarks = bookmarks
         self._tls = tls
@@ -106,6 +117,8 @@ class ApiServer:
         self._thread = threading.Thread(target=self._run, name="api-server", daemon=True)
         self._ready = threading.Event()
         self._stop = asyncio.Event()
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
         self.port = 0
 
     @property
@@ -154,21 +167,40 @@ class ApiServer:
         self._loop.close()
 
     async def _serve(self) -> None:
-        connections: set[asyncio.Task[None]] = set()
-
-        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = self._loop.create_task(self._connection(reader, writer))
-            connections.add(task)
-            task.add_done_callback(connections.discard)
-
-        server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=self._tls)
-        self.port = server.sockets[0].getsockname()[1]
+        await self._open()
         self._ready.set()
         await self._stop.wait()
-        server.close()
-        for task in connections:
+        await self._close()
+
+    async def _open(self) -> None:
+        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = self._loop.create_task(self._connection(reader, writer))
+            self._connections.add(task)
+            task.add_done_callback(self._connections.discard)
+
+        def listening() -> socket.socket:
+            return socket.create_server(("127.0.0.1", self.port), backlog=128)
+
+        # Not by Namespace.call from here: its thread may be waiting for an answer of ours.
+        sock = await asyncio.to_thread(self._inside.call, listening)
+        self.port = sock.getsockname()[1]
+        self._server = await asyncio.start_server(connected, sock=sock, ssl=self._tls)
+
+    async def _close(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in self._connections:
             task.cancel()
-        await asyncio.gather(*connections, return_exceptions=True)
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Be gone meanwhile: every connection reset, and nobody listening."""
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(10)
+        try:
+            yield
+        finally:
+            asyncio.run_coroutine_threadsafe(self._open(), self._loop).result(10)
 
     async def _connection(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -190,9 +222,9 @@ class ApiServer:
         if collection is None:
             await _send(writer, 404, _status(404))
             return
-        fault = self._fault(collection.kind, WATCH_FAULTS if request.watches else LIST_FAULTS)
+        fault = self._fault(collection.kind, _possible(request))
         if fault in _STATUSES:
-            extra = {"Retry-After": "0"} if fault is Fault.TOO_MANY else {}
+            extra = {"Retry-After": self.retry_after} if fault is Fault.TOO_MANY else {}
             if fault is Fault.REDIRECT:
                 extra["Location"] = self._elsewhere
             await _send(writer, fault.value, _status(fault.value), extra)
@@ -223,6 +255,8 @@ class ApiServer:
                 raise _Abort
             case Fault.NOT_A_LIST:
                 await _send(writer, 200, b"{}")
+            case Fault.EXPIRED:
+                await _send(writer, 410, _status(410))
             case _:
                 await _send(writer, 200, body)
 
@@ -381,6 +415,13 @@ class _Watch:
 
 class _Abort(Exception):  # noqa: N818 (not an error: the connection is to end here)
     """End the connection without a word."""
+
+
+def _possible(request: Request) -> frozenset[Fault]:
+    """What can go wrong as a request is answered."""
+    if request.watches:
+        return WATCH_FAULTS
+    return LIST_FAULTS if "continue" in request.query else LIST_FAULTS - {Fault.EXPIRED}
 
 
 def _parse(head: bytes) -> Request:
