@@ -29,6 +29,7 @@ class ClusterChange(msgspec.Struct, frozen=True, kw_only=True):
         eligible: Whether load balancers may send to this node (``health.is_eligible``, and the
             Node is known); None where that did not change.
         problems: Per object whose refusals changed all of them; none: it is fine again, or gone.
+        concerns: Of the slices among ``problems`` that have any, the Service each says it feeds.
         triggered: The oldest ``endpoints.kubernetes.io/last-change-trigger-time`` among the
             changed slices, in seconds since the epoch; None where no slice says one.
     """
@@ -38,6 +39,7 @@ class ClusterChange(msgspec.Struct, frozen=True, kw_only=True):
     node: Node | None = None
     eligible: bool | None = None
     problems: Mapping[ObjectKey, tuple[Problem, ...]] = {}
+    concerns: Mapping[ObjectKey, ServiceName] = {}
     triggered: float | None = None
 
 

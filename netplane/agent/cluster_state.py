@@ -7,15 +7,12 @@ anything. What changes back before it was told is no change either. Pure: no clo
 
 from __future__ import annotations
 
-import datetime as dt
 from collections import defaultdict
-from collections.abc import Mapping
-from typing import TypeVar
-
-import msgspec
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeVar
 
 from netplane.agent.changes import ClusterChange, ObjectKey
-from netplane.agent.health import is_eligible
+from netplane.agent.glimpses import eligible_node, fed_by, trigger_time
 from netplane.core.model.decoding import ENDPOINT_SLICE, NODE, SERVICE
 from netplane.core.model.documents import Manifest
 from netplane.core.model.nodes import node_from
@@ -25,43 +22,19 @@ from netplane.core.model.services import service_from
 from netplane.core.model.slices import service_of, slice_of
 from netplane.core.model.snapshot import Snapshot
 
-TRIGGER_ANNOTATION = "endpoints.kubernetes.io/last-change-trigger-time"
 _K = TypeVar("_K", ServiceName, ObjectKey)
 _V = TypeVar("_V")
 _NO_SLICES: Mapping[str, EndpointSlice] = {}
 
 
-class _TriggerAnnotations(msgspec.Struct):
-    trigger: str | None = msgspec.field(name=TRIGGER_ANNOTATION, default=None)
+class _Fault(NamedTuple):
+    """What is wrong with an object, and the Service it says it feeds, where it is a slice."""
+
+    problems: tuple[Problem, ...]
+    about: ServiceName | None = None
 
 
-class _TriggerMeta(msgspec.Struct):
-    annotations: _TriggerAnnotations | None = None
-
-
-class _Triggered(msgspec.Struct):
-    """Of a slice only the annotation."""
-
-    metadata: _TriggerMeta | None = None
-
-
-class _Taint(msgspec.Struct):
-    key: str | None = None
-
-
-class _DepartureMeta(msgspec.Struct, rename="camel"):
-    deletion_timestamp: str | None = None
-
-
-class _DepartureSpec(msgspec.Struct):
-    taints: list[_Taint] | None = None
-
-
-class _Departure(msgspec.Struct):
-    """Of a Node only what says that it is about to go."""
-
-    metadata: _DepartureMeta | None = None
-    spec: _DepartureSpec | None = None
+_FINE = _Fault(())
 
 
 class ClusterState:
@@ -78,7 +51,7 @@ class ClusterState:
         self._feeds: dict[ObjectKey, ServiceName] = {}
         self._node: Node | None = None
         self._eligible: bool | None = None
-        self._problems: dict[ObjectKey, tuple[Problem, ...]] = {}
+        self._faults: dict[ObjectKey, _Fault] = {}
         self._told = _Told()
 
     @property
@@ -98,7 +71,7 @@ class ClusterState:
 
     def faulty(self, kind: str) -> set[ObjectKey]:
         """The objects of a kind with which something is wrong."""
-        return {key for key in self._problems if key.kind == kind}
+        return {key for key in self._faults if key.kind == kind}
 
     # --- what comes in ------------------------------------------------------------------------
 
@@ -128,8 +101,20 @@ class ClusterState:
                 return
         self.set_problems(key, ())
 
-    def adopt(self, snapshot: Snapshot, *, eligible: bool = True) -> None:
-        """Become what a snapshot says; only what differs is a change."""
+    def adopt(
+        self,
+        snapshot: Snapshot,
+        *,
+        eligible: bool = True,
+        concerns: Callable[[ObjectKey], ServiceName | None] | None = None,
+    ) -> None:
+        """Become what a snapshot says; only what differs is a change.
+
+        Args:
+            snapshot: Everything there is.
+            eligible: See ``ClusterChange.eligible``.
+            concerns: Tells which Service a slice says it feeds, though it was refused.
+        """
         for name in [*self._services.keys() - snapshot.services.keys(), *snapshot.services]:
             self._set_service(name, snapshot.services.get(name))
         for name in [*self._slices.keys() - snapshot.slices.keys(), *snapshot.slices]:
@@ -141,17 +126,27 @@ class ClusterState:
         problems: defaultdict[ObjectKey, list[Problem]] = defaultdict(list)
         for problem in snapshot.problems:
             problems[ObjectKey(problem.kind, problem.namespace, problem.name)].append(problem)
-        ours = [key for key in self._problems if key.kind != FILE_KIND]
+        ours = [key for key in self._faults if key.kind != FILE_KIND]
         for key in {*ours, *problems}:
-            self.set_problems(key, tuple(problems.get(key, ())))
+            about = concerns(key) if concerns and key.kind == ENDPOINT_SLICE.kind else None
+            self.set_problems(key, tuple(problems.get(key, ())), about)
 
-    def set_problems(self, key: ObjectKey, problems: tuple[Problem, ...]) -> bool:
-        """Say what is wrong with an object now; ``()``: nothing. Returns whether that is new."""
-        before = self._problems.get(key, ())
-        if problems == before:
+    def set_problems(
+        self, key: ObjectKey, problems: tuple[Problem, ...], about: ServiceName | None = None
+    ) -> bool:
+        """Say what is wrong with an object now; ``()``: nothing. Returns whether that is new.
+
+        Args:
+            key: Which object.
+            problems: All that is wrong with it.
+            about: The Service it says it feeds, where it is a slice.
+        """
+        before = self._faults.get(key, _FINE)
+        now = _Fault(problems, about) if problems else _FINE
+        if now == before:
             return False
-        self._told.problems.setdefault(key, before)
-        _put(self._problems, key, problems or None)
+        self._told.faults.setdefault(key, before)
+        _put(self._faults, key, now if problems else None)
         return True
 
     def _upsert_service(self, key: ObjectKey, manifest: Manifest) -> None:
@@ -173,7 +168,7 @@ class ClusterState:
             endpoint_slice, found = slice_of(service, wired)
             problems += found
         self._set_slice(key, service, endpoint_slice, manifest)
-        self.set_problems(key, tuple(problems))
+        self.set_problems(key, tuple(problems), fed_by(manifest) if problems else None)
 
     def _upsert_node(self, key: ObjectKey, manifest: Manifest) -> None:
         if key.name != self._node_name:
@@ -216,7 +211,7 @@ class ClusterState:
         self._touch(service)
         self._slices[service][key.name] = endpoint_slice
         self._feeds[key] = service
-        if manifest is not None and (moment := _trigger_time(manifest)) is not None:
+        if manifest is not None and (moment := trigger_time(manifest)) is not None:
             self._told.triggered = min(moment, self._told.triggered or moment)
 
     def _set_slices(self, service: ServiceName, slices: tuple[EndpointSlice, ...]) -> None:
@@ -257,12 +252,14 @@ class ClusterState:
         """What differs from what the last ``take`` told; None when nothing does."""
         told, self._told = self._told, _Told()
         slices = {name: self.slices(name) for name in told.slices}
+        faults = _differing(told.faults, self._faults, _FINE)
         change = ClusterChange(
             services=_differing(told.services, self._services, None),
             slices={name: now for name, now in slices.items() if now != told.slices[name]},
             node=self._node if told.node else None,
             eligible=self._eligible if told.eligible else None,
-            problems=_differing(told.problems, self._problems, ()),
+            problems={key: fault.problems for key, fault in faults.items()},
+            concerns={key: f.about for key, f in faults.items() if f.about is not None},
             triggered=told.triggered,
         )
         nothing = not (change.services or change.slices or change.problems)
@@ -274,19 +271,19 @@ class ClusterState:
 class _Told:
     """What was last told of everything touched since."""
 
-    __slots__ = ("eligible", "node", "problems", "services", "slices", "triggered")
+    __slots__ = ("eligible", "faults", "node", "services", "slices", "triggered")
 
     def __init__(self) -> None:
         self.services: dict[ServiceName, Service | None] = {}
         self.slices: dict[ServiceName, tuple[EndpointSlice, ...]] = {}
-        self.problems: dict[ObjectKey, tuple[Problem, ...]] = {}
+        self.faults: dict[ObjectKey, _Fault] = {}
         self.node = False
         self.eligible = False
         self.triggered: float | None = None
 
     @property
     def anything(self) -> bool:
-        return bool(self.services or self.slices or self.problems or self.node or self.eligible)
+        return bool(self.services or self.slices or self.faults or self.node or self.eligible)
 
 
 #: The kind of the keys under which sources of files say what is wrong with a file.
@@ -297,44 +294,6 @@ def key_of(manifest: Manifest) -> ObjectKey:
     """The object's key, with the namespace that an absent one stands for."""
     namespace = "" if manifest.kind == NODE.kind else manifest.namespace or "default"
     return ObjectKey(manifest.kind, namespace, manifest.name)
-
-
-def eligible_node(manifest: Manifest) -> bool:
-    """Whether a Node stays (``health.is_eligible``); what cannot be read says nothing of going."""
-    departure = _read(manifest, _Departure)
-    if departure is None:
-        return True
-    meta, spec = departure.metadata, departure.spec
-    taints = (spec.taints if spec else None) or ()
-    return is_eligible(
-        deleting=meta is not None and meta.deletion_timestamp is not None,
-        taints=[taint.key or "" for taint in taints],
-    )
-
-
-def _trigger_time(manifest: Manifest) -> float | None:
-    """When the change behind a slice happened, in seconds since the epoch, if it says so."""
-    slice_ = _read(manifest, _Triggered)
-    annotations = slice_.metadata.annotations if slice_ and slice_.metadata else None
-    text = annotations.trigger if annotations else None
-    try:
-        moment = dt.datetime.fromisoformat(text) if text else None
-    except ValueError:
-        return None
-    return moment.timestamp() if moment is not None and moment.tzinfo is not None else None
-
-
-_S = TypeVar("_S", bound=msgspec.Struct)
-
-
-def _read(manifest: Manifest, shape: type[_S]) -> _S | None:
-    payload = manifest.payload
-    try:
-        if isinstance(payload, msgspec.Raw):
-            return msgspec.json.decode(payload, type=shape)
-        return msgspec.convert(payload, shape)
-    except (msgspec.ValidationError, RecursionError):
-        return None
 
 
 def _put(held: dict[_K, _V], key: _K, value: _V | None) -> None:

@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from netplane.agent.changes import ClusterChange, ObjectKey
-from netplane.agent.cluster_state import FILE_KIND, ClusterState, eligible_node, key_of
+from netplane.agent.cluster_state import FILE_KIND, ClusterState, key_of
+from netplane.agent.glimpses import eligible_node, fed_by
 from netplane.agent.health import Clocks
 from netplane.agent.manifest_files import Change, ManifestFiles
 from netplane.core.model.cluster import build_snapshot
 from netplane.core.model.decoding import ENDPOINT_SLICE, ENDPOINTS, NODE, POD, SERVICE, Shape
 from netplane.core.model.documents import Manifest, safe_origin
 from netplane.core.model.problem import Problem
+from netplane.core.model.service import ServiceName
 from netplane.errors import InputError
 
 #: Seconds between looks at the paths where no event says that anything happened to them.
@@ -195,7 +197,8 @@ class DirectorySource:
         if was_entangled or self._entangled or not all(key.kind in _PLAIN for key in touched):
             node = self._owners.get(ObjectKey(NODE.kind, "", self._node_name))
             eligible = eligible_node(self._last(node)) if node else True
-            self._state.adopt(build_snapshot(self._files.manifests), eligible=eligible)
+            snapshot = build_snapshot(self._files.manifests)
+            self._state.adopt(snapshot, eligible=eligible, concerns=self._fed)
             return
         for key in touched:
             owners = self._owners.get(key)
@@ -203,6 +206,11 @@ class DirectorySource:
                 self._state.upsert(self._last(owners))
             else:
                 self._state.delete(key)
+
+    def _fed(self, key: ObjectKey) -> ServiceName | None:
+        """The Service that a slice of this name says it feeds."""
+        owners = self._owners.get(key)
+        return fed_by(self._last(owners)) if owners else None
 
     def _last(self, owners: Mapping[Path, Manifest]) -> Manifest:
         """The one that counts, of what several files say of an object."""

@@ -54,6 +54,7 @@ class Ledger:
     def __init__(self) -> None:
         self._services: set[ServiceName] = set()
         self._problems: dict[ObjectKey, tuple[Problem, ...]] = {}
+        self._concerns: dict[ObjectKey, ServiceName] = {}
         self._collisions: tuple[Problem, ...] = ()
         self._refused: Mapping[ServiceName, str] = {}
         self._pending: set[_Owed] = set()
@@ -75,10 +76,12 @@ class Ledger:
         fresh: list[Problem] = []
         for key, problems in change.problems.items():
             fresh += [p for p in problems if p not in self._problems.get(key, ())]
+            self._concerns.pop(key, None)
             if problems:
                 self._problems[key] = problems
             else:
                 self._problems.pop(key, None)
+        self._concerns |= change.concerns
         return tuple(fresh)
 
     def begun(self) -> None:
@@ -129,6 +132,9 @@ class Ledger:
             if problem.kind == "Service":
                 name = ServiceName(problem.namespace, problem.name)
                 why.setdefault(name, []).append(str(problem))
+        for key, name in self._concerns.items():
+            if name in self._services:
+                why.setdefault(name, []).extend(map(str, self._problems[key]))
         for name, words in self._refused.items():
             why.setdefault(name, []).append(f"the kernel refused it: {words}")
         pending = self.pending

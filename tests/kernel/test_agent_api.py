@@ -130,15 +130,16 @@ def _as_the_server_says(cluster: Cluster, mode: str) -> bool:
 def _follows(cluster: Cluster, agent: AgentProcess, endpoint: str, *, service: str) -> None:
     """A change of endpoints reaches the kernel."""
     cluster.server.store.put(endpoint_slice(service, [endpoint]))
-    agent.until(lambda: endpoint in ruleset(cluster.namespace))
+    _until_there(agent, endpoint)
 
 
 def test_it_programs_follows_and_outlives_the_server(
     netns: Namespace, tmp_path: Path, mode: str
 ) -> None:
-    with _cluster(netns, tmp_path) as cluster, _agent(
-        cluster, tmp_path, mode, hasty=False
-    ) as agent:
+    with (
+        _cluster(netns, tmp_path) as cluster,
+        _agent(cluster, tmp_path, mode, hasty=False) as agent,
+    ):
         _fill(cluster.server, 5)
         agent.until(lambda: _as_the_server_says(cluster, mode))
         _follows(cluster, agent, "10.244.9.1", service="web-1")
@@ -152,6 +153,8 @@ def test_it_programs_follows_and_outlives_the_server(
         assert "10.244.9.2" in ruleset(netns)
 
 
+#: The source does not know which rules are written, so one mode is enough for a normal run.
+_IPTABLES_TOO = pytest.param("iptables", marks=pytest.mark.soak)
 _GROUPS = {
     "lists": LIST_FAULTS,
     "watches": WATCH_FAULTS,
@@ -160,6 +163,7 @@ _GROUPS = {
 
 
 @pytest.mark.parametrize("where", _GROUPS)
+@pytest.mark.parametrize("mode", ["nftables", _IPTABLES_TOO], indirect=True)
 def test_it_survives_each_fault(netns: Namespace, tmp_path: Path, mode: str, where: str) -> None:
     """Each happens to the requests for slices, and what changes after it arrives."""
     with _cluster(netns, tmp_path) as cluster:
@@ -175,9 +179,13 @@ def test_it_survives_each_fault(netns: Namespace, tmp_path: Path, mode: str, whe
                 agent.until(lambda: not server.pending)
                 assert server.happened[-1] is fault
                 server.store.put(_told(f"10.244.8.{number}"))
-                agent.until(lambda end=f"10.244.8.{number}": end in ruleset(netns))
+                _until_there(agent, f"10.244.8.{number}")
             agent.until(lambda: _as_the_server_says(cluster, mode))
             agent.until(lambda: agent.healthy)
+
+
+def _until_there(agent: AgentProcess, endpoint: str) -> None:
+    agent.until(lambda: endpoint in ruleset(agent.namespace))
 
 
 def _told(endpoint: str) -> Object:
@@ -187,8 +195,8 @@ def _told(endpoint: str) -> Object:
     return made
 
 
-def test_a_deletion_that_was_missed_is_found(netns: Namespace, tmp_path: Path, mode: str) -> None:
-    with _cluster(netns, tmp_path) as cluster, _agent(cluster, tmp_path, mode) as agent:
+def test_a_deletion_that_was_missed_is_found(netns: Namespace, tmp_path: Path) -> None:
+    with _cluster(netns, tmp_path) as cluster, _agent(cluster, tmp_path, "nftables") as agent:
         _fill(cluster.server, 3)
         agent.until(lambda: "172.30.9.3" in ruleset(netns))
         cluster.server.script("Service", Fault.DROP)

@@ -43,9 +43,7 @@ class Reply(NamedTuple):
 class AgentProcess:
     """A running agent; made by ``running_agent``."""
 
-    def __init__(
-        self, namespace: Namespace, process: subprocess.Popen[bytes], said: Path
-    ) -> None:
+    def __init__(self, namespace: Namespace, process: subprocess.Popen[bytes], said: Path) -> None:
         self.namespace = namespace
         self.process = process
         self._said = said
@@ -98,10 +96,10 @@ class AgentProcess:
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
     def descriptors(self) -> int:
-        return len(os.listdir(f"/proc/{self.pid}/fd"))
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
 
     def threads(self) -> int:
-        return len(os.listdir(f"/proc/{self.pid}/task"))
+        return len(list(Path(f"/proc/{self.pid}/task").iterdir()))
 
 
 @contextlib.contextmanager

@@ -18,9 +18,9 @@ HASTY = Pacing(
     calm=0.05,
     shortest_watch=5.0,
     silence=1.0,
-    relist=4.0,
+    relist=2.5,
 )
 
 if __name__ == "__main__":
-    api_source.Pacing = lambda: HASTY  # type: ignore[assignment,misc]
+    api_source.Pacing = lambda: HASTY  # type: ignore[assignment,misc,attr-defined]
     entry()

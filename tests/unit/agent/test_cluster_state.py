@@ -7,7 +7,8 @@ import json
 import pytest
 
 from netplane.agent.changes import ObjectKey
-from netplane.agent.cluster_state import TRIGGER_ANNOTATION, ClusterState
+from netplane.agent.cluster_state import ClusterState
+from netplane.agent.glimpses import TRIGGER_ANNOTATION
 from netplane.core.model.documents import Manifest, parse
 from netplane.core.model.service import ServiceName
 from tests.support.following import snapshot_of
