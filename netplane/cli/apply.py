@@ -8,6 +8,8 @@ from netplane.cli import options
 
 EXIT_REFUSED = 3  # done, but some objects were refused
 
+_kept: list[object] = []
+
 
 @click.command("apply", short_help="Make the kernel what the input says.")
 @options.filenames
@@ -50,6 +52,7 @@ def _apply(call: options.Call, *, dry_run: bool) -> int:
         if dry_run and sync.kube_proxy and not call.take_over:
             log.warn(f"apply would refuse: a kube-proxy programs {namespace}: {sync.kube_proxy}")
         outcome = sync.foresee() if dry_run else sync.commit(take_over=call.take_over)
+    _kept[:] = [snapshot, sync]  # until the process ends: see ``main.entry``
     warn_of(sync)
     setting = setting_of(call, config, sync.plan, snapshot)
     print_outcome(outcome, setting, written=not dry_run, same="no change")
