@@ -16,8 +16,11 @@ from bench.states import PORT, SERVICE_CIDR, TARGET_PORT, Shape, service_at
 from bench.topology import Topology, fresh_topology
 
 NO_RULES = "no rules at all"
+#: What tracking connections costs by itself: a node does that once any rule asks for it.
+TRACKED = "no rules, connections tracked"
 #: The least that translating a connection costs, whoever asks for it: connection tracking and NAT.
 ONE_RULE = "one dnat rule, one endpoint"
+_TRACK = "table ip t { chain c { type filter hook forward priority 0; ct state new accept ; } ; }"
 _ENDPOINTS = 5
 _WARM_UP = 50
 _STRIDE = 7_919  # meets every Service of a state once before any twice
@@ -29,7 +32,7 @@ def measure(
 ) -> list[Connects]:
     """Connect through the rules of each contestant and through a node without rules, in turn.
 
-    Without rules a connection goes straight to an endpoint; with them, to a ClusterIP.
+    Where nothing is translated a connection goes straight to an endpoint, else to a ClusterIP.
 
     Args:
         services: In the state the contestants load.
@@ -42,9 +45,11 @@ def measure(
     """
     shape = Shape(services, _ENDPOINTS)
     with ExitStack() as stack:
-        topologies = {key: stack.enter_context(fresh_topology()) for key in (NO_RULES, ONE_RULE)}
-        with Launcher(topologies[ONE_RULE].node) as inside:
-            inside.run(["nft", *_one_rule(shape)])
+        topologies = {NO_RULES: stack.enter_context(fresh_topology())}
+        for key, text in ((TRACKED, _TRACK), (ONE_RULE, _one_rule(shape))):
+            topologies[key] = stack.enter_context(fresh_topology())
+            with Launcher(topologies[key].node) as inside:
+                inside.run(["nft", text])
         for key in keys:
             topologies[key] = stack.enter_context(fresh_topology())
             with Launcher(topologies[key].node) as inside:
@@ -54,7 +59,7 @@ def measure(
         for turn in range(_WARM_UP + count):
             service = service_at(shape, turn * _STRIDE % services)
             for key, topology in topologies.items():
-                direct = key == NO_RULES
+                direct = key in {NO_RULES, TRACKED}
                 target = (service.pods[0].address, TARGET_PORT)
                 frontend = target if direct else (service.cluster_ip, PORT)
                 seconds[key].append(_connect(topology, frontend))
@@ -64,12 +69,12 @@ def measure(
     ]
 
 
-def _one_rule(shape: Shape) -> list[str]:
-    """Arguments of nft: every ClusterIP leads to the first endpoint of all."""
+def _one_rule(shape: Shape) -> str:
+    """For nft: every ClusterIP leads to the first endpoint of all."""
     endpoint = service_at(shape, 0).pods[0].address
     rule = f"ip daddr {SERVICE_CIDR} tcp dport {PORT} dnat to {endpoint}:{TARGET_PORT}"
     chain = f"chain in {{ type nat hook prerouting priority -100; {rule} ; }}"
-    return [f"table ip one {{ {chain} ; }}"]
+    return f"table ip one {{ {chain} ; }}"
 
 
 def _connect(topology: Topology, frontend: tuple[str, int]) -> float:

@@ -81,9 +81,9 @@ QUICK = Plan(
     restored=Shape(2_000, 5),
     huge=_HUGE,
     cold={
-        Shape(500, 3): dict.fromkeys(_EVERYBODY, 2),
-        Shape(1_000, 3): dict.fromkeys(_EVERYBODY, 2),
-        Shape(2_000, 3): dict.fromkeys(_EVERYBODY[:-1], 2),
+        Shape(500, 3): dict.fromkeys(_EVERYBODY[:4], 2) | dict.fromkeys(_EVERYBODY[4:], 1),
+        Shape(1_000, 3): dict.fromkeys(_EVERYBODY[:4], 2) | dict.fromkeys(_EVERYBODY[4:], 1),
+        Shape(2_000, 3): dict.fromkeys(_EVERYBODY[:4], 2) | dict.fromkeys(_EVERYBODY[4:-1], 1),
         Shape(2_000, 1): {KUBE_NFT_1_36: 2, KUBE_NFT: 2, NETPLANE: 2},
         Shape(2_000, 5): {NETPLANE_IPTABLES: 2, OWN_IPTABLES: 1},
         _MIDDLE: {NETPLANE: 3, KUBE_NFT: 2, OWN_NFT: 2, KUBE_LEGACY: 2},

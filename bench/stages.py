@@ -3,14 +3,16 @@
 Prints ``{"seconds": {STAGE: S}, "peak_mib": {STAGE: M}}``. The stages are netplane's public
 functions, in the order a command calls them:
 
-    read      the file into memory          plan      what traffic should do on the node
-    decode    bytes to a snapshot           compile   the plan to map elements
-    program   the fixed part, by nft -f     pack      elements to netlink messages
-                                            commit    messages to the kernel's answer
+    program   the fixed part, by nft -f     compile   the plan to map elements
+    decode    the file to a snapshot        pack      elements to netlink messages
+    plan      what traffic should do        commit    messages to the kernel's answer
+
+A command packs a transaction while the kernel is at work on the one before; here that is apart.
 """
 
 from __future__ import annotations
 
+import gc
 import resource
 import sys
 import time
@@ -26,8 +28,7 @@ from netplane.apply.netns import Namespace
 from netplane.apply.nfnetlink import NfnetlinkSocket
 from netplane.apply.nfnetlink_commit import commit_all
 from netplane.apply.sync import plan_for
-from netplane.core.model.cluster import build_snapshot
-from netplane.core.model.documents import parse
+from netplane.cli.inputs import read_snapshot
 from netplane.core.model.snapshot import Snapshot
 from netplane.core.nftables.compile import compile_family
 from netplane.core.nftables.diff import diff
@@ -59,15 +60,14 @@ class Clock:
 
 def main(path: Path, netns: str) -> None:
     """Load the state of a file into a namespace that has no rules."""
+    gc.disable()  # as the command does
     clock = Clock()
     config = node_config()
     with Namespace(netns) as namespace, NfnetlinkSocket(namespace) as link:
         with clock.stage("program"):
             open_mode("nftables", namespace).prepare(plan_for(config, _EMPTY)).commit()
-        with clock.stage("read"):
-            content = path.read_bytes()
         with clock.stage("decode"):
-            snapshot = build_snapshot(parse(content, origin=str(path)))
+            snapshot = read_snapshot([str(path)])
         with clock.stage("plan"):
             plan = plan_for(config, snapshot)
         with clock.stage("compile"):
