@@ -92,13 +92,17 @@ class _Objects:
 
     def _take(self, manifest: Manifest) -> None:
         kind, api_version = manifest.kind, manifest.api_version
+        shape = _SHAPES.get(kind)
+        if shape is not None and manifest.name and api_version in shape.api_versions:
+            key = (shape.namespace_of(manifest), manifest.name)
+            self._named[kind][key] = manifest
+            return
         if not kind and not manifest.is_object:
             self._refuse(manifest, "items", json_text(manifest.payload), Reason.NOT_AN_OBJECT)
             return
         if not kind or not api_version:
             self._refuse(manifest, "apiVersion" if kind else "kind", None, Reason.MISSING)
             return
-        shape = _SHAPES.get(kind)
         group = api_version.rpartition("/")[0]
         if shape is None or group != shape.api_versions[0].rpartition("/")[0]:
             # "Service" is also a kind of Knative's: other groups' kinds are named with the group.
@@ -106,9 +110,6 @@ class _Objects:
         elif api_version not in shape.api_versions:
             expected = " or ".join(shape.api_versions)
             self._refuse(manifest, "apiVersion", api_version, Reason.UNKNOWN_VERSION, expected)
-        elif manifest.name:
-            key = (shape.namespace_of(manifest), manifest.name)
-            self._named[kind][key] = manifest
         elif shape.decode(manifest, self.problems) is not None:
             self._refuse(manifest, "metadata.name", None, Reason.MISSING)
 

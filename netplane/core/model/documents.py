@@ -133,7 +133,7 @@ def _listed(item: wire.Listed, api_version: str, where: str) -> Manifest:
     meta = item.metadata
     return Manifest(
         origin=where,
-        kind=str(item.__struct_config__.tag),
+        kind=item.kind or "",
         api_version=item.api_version or api_version,
         namespace=(meta.namespace or "") if meta else "",
         name=(meta.name or "") if meta else "",

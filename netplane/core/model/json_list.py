@@ -31,7 +31,12 @@ _FIRST_KEYS = (b'"apiVersion"', b'"addressType"', b'"kind"', b'"metadata"')
 
 Item: TypeAlias = wire.Listed | msgspec.Raw
 
-_typed = msgspec.json.Decoder(list[wire.Listed])
+_KIND = re.compile(rb'"kind"\s*:\s*"(Service|EndpointSlice|Node)"')
+_decoders: dict[bytes, msgspec.json.Decoder[list[wire.Listed]]] = {
+    b"Service": msgspec.json.Decoder(list[wire.ListedService]),
+    b"EndpointSlice": msgspec.json.Decoder(list[wire.ListedEndpointSlice]),
+    b"Node": msgspec.json.Decoder(list[wire.ListedNode]),
+}
 _raw = msgspec.json.Decoder(list[msgspec.Raw])
 
 
@@ -40,8 +45,8 @@ class JsonList(NamedTuple):
 
     Attributes:
         around: The object without its items: JSON, its list empty.
-        items: In their order. A chunk with an object of another kind, or with one that does not
-            have the shape of its kind, is left undecoded.
+        items: In their order. A chunk with objects of several kinds or of one that does not count,
+            or with one that does not have the shape of its kind, is left undecoded.
     """
 
     around: bytes
@@ -124,10 +129,24 @@ def _decoded(text: bytes) -> list[Item]:
     if not text.isascii():
         text.decode()
     array = b"[%b]" % text
-    try:
-        found: list[Item] = [*_typed.decode(array)]
-    except msgspec.ValidationError:
-        found = [*_raw.decode(array)]
+    found: list[Item] = [*(_of_one_kind(array) or _raw.decode(array))]
     if not found:
         raise msgspec.DecodeError("no item between two commas")
     return found
+
+
+def _of_one_kind(array: bytes) -> list[wire.Listed] | None:
+    """The items of a chunk, where all are of one kind that counts and have its shape.
+
+    kubectl prints kind by kind. A union that asks each object for its kind would read most of it
+    twice, because ``kind`` stands behind the endpoints.
+    """
+    kind = _KIND.search(array)
+    if kind is None:
+        return None
+    try:
+        found = _decoders[kind[1]].decode(array)
+    except msgspec.ValidationError:
+        return None
+    name = kind[1].decode()
+    return found if all(item.kind == name for item in found) else None

@@ -304,19 +304,23 @@ class Pod(_Wire):
 # As items of a list, where an object says its kind itself.
 
 
-class ListedService(Service, tag_field="kind", tag="Service"):
+class ListedService(Service):
     """A Service in a list."""
 
+    kind: str | None = None
     api_version: str | None = None
 
 
-class ListedEndpointSlice(EndpointSlice, tag_field="kind", tag="EndpointSlice"):
+class ListedEndpointSlice(EndpointSlice):
     """An EndpointSlice in a list."""
 
+    kind: str | None = None
 
-class ListedNode(Node, tag_field="kind", tag="Node"):
+
+class ListedNode(Node):
     """A Node in a list."""
 
+    kind: str | None = None
     api_version: str | None = None
 
 

@@ -103,7 +103,8 @@ class _Story:
 
     def lost(self) -> Iterator[LostFrontend]:
         """See ``Story``."""
-        for key in frontend_keys(self._before) - frontend_keys(self._after):
+        before = frontend_keys(self._before)
+        for key in before - frontend_keys(self._after) if before else ():
             address = str(key[0]) if len(key) > 2 else ""  # noqa: PLR2004 (Keys.PORT)
             protocol = PROTOCOLS[int(key[-2])]
             yield LostFrontend(self._delta.family, address, protocol, int(key[-1]))
