@@ -59,11 +59,18 @@ class Stage(NamedTuple):
 
 
 class Undisturbed(NamedTuple):
-    """A run without a fault: its calls by thread, and what the kernel held before and after."""
+    """A run without a fault.
+
+    Attributes:
+        calls: Its system calls, by thread.
+        before, after: What the kernel held of ours.
+        others: What is not ours, before and after.
+    """
 
     calls: list[list[Call]]
     before: dict[str, object]
     after: dict[str, object]
+    others: list[str]
 
     def most(self) -> dict[str, int]:
         """How often each call is made, by the thread that makes it most."""
@@ -120,6 +127,7 @@ class Sweep:
     def undisturbed(self, *, tree: bool = False) -> Undisturbed:
         """Run without a fault; ``tree``: the calls of the programs it starts are told, too."""
         with scene() as netns:
+            others = others_state(netns)
             ready = self._order(netns, self.stage.first)
             before = meaning(netns)
             with recorded(ready, tree=tree) as trace:
@@ -130,7 +138,8 @@ class Sweep:
             assert first == again == left == Said(), (first, again, left)
             assert self._hear() == Said(ended=0)
             assert not half_services(after), after
-            self._undisturbed = Undisturbed(trace.calls(), before, after)
+            assert others_state(netns) == others
+            self._undisturbed = Undisturbed(trace.calls(), before, after, others)
             return self._undisturbed
 
     def disturb(self, fault: Fault) -> Verdict:
@@ -138,7 +147,6 @@ class Sweep:
         if self._undisturbed is None:
             self.undisturbed()
         with scene() as netns:
-            others = others_state(netns)
             ready = self._order(netns, self.stage.first)
             if self.stage.first:
                 add_stale_flow(netns)
@@ -150,8 +158,6 @@ class Sweep:
             else:
                 problems += self._fresh_process(netns)
             problems += self._judge_end(netns)
-            if others_state(netns) != others:
-                problems.append("what is not ours has changed")
         told = said.failure if said.ended is None else f"ended {said.ended}"
         fired = trace.fired() or said.ended == -signal.SIGKILL
         return Verdict(fault, fired, told.strip(), tuple(problems))
@@ -193,6 +199,8 @@ class Sweep:
         assert self._undisturbed is not None
         if meaning(netns) != self._undisturbed.after:
             yield "the next sync does not make it good"
+        if others_state(netns) != self._undisturbed.others:
+            yield "what is not ours has changed"
         if self.stage.subject != "engine" and STALE_ADDRESS in udp_flows(netns):
             yield "a stale flow is still there"
 

@@ -102,7 +102,7 @@ def _attached(pid: int, options: Sequence[str]) -> Iterator[Trace]:
     trace = Trace()
     with tempfile.TemporaryDirectory() as folder:
         said, written = Path(folder, "stderr"), Path(folder, "trace")
-        argv = [program, *options, "-s", "0", "-e", "signal=none", "-o", str(written)]
+        argv = [program, *options, "-s", "0", "-e", "signal=KILL", "-o", str(written)]
         with said.open("wb") as stderr:
             process = subprocess.Popen([*argv, "-p", str(pid)], stderr=stderr)
         try:
