@@ -14,7 +14,6 @@ import platform
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
 from typing import Final, NamedTuple
 
@@ -22,6 +21,7 @@ from netplane.apply.nfnetlink import NfnetlinkSocket
 from netplane.apply.nfnetlink_commit import Vouch, commit_all, following, still
 from netplane.apply.nfnetlink_errors import Refusal
 from netplane.apply.nftables_tool import NftTool
+from netplane.apply.threads import Worker
 from netplane.core.model.address import Family
 from netplane.core.nftables.diff import Delta, is_elementary, made_by_nft, picks_apart, postponed
 from netplane.core.nftables.layout import SETS
@@ -220,7 +220,7 @@ class _Parts(NamedTuple):
 
 def _ahead(series: Iterator[list[Message]]) -> Iterator[list[Message]]:
     """The same transactions, each packed while the kernel is at work on the one before."""
-    with ThreadPoolExecutor(max_workers=1) as packer:
+    with Worker("packer") as packer:
         coming = packer.submit(next, series, None)
         while (messages := coming.result()) is not None:
             coming = packer.submit(next, series, None)

@@ -15,10 +15,14 @@ from tests.support.strace import Call, Fault
 
 pytestmark = pytest.mark.kernel
 
-ENGINE_STAGES = (
-    Stage("engine", "", "new"),
-    Stage("engine", "old", "new"),
-    Stage("engine", "old", "sticky"),
+NFTABLES_STAGES = (
+    Stage("engine-nftables", "", "new"),
+    Stage("engine-nftables", "old", "new"),
+    Stage("engine-nftables", "old", "sticky"),
+)
+IPTABLES_STAGES = (
+    Stage("engine-iptables", "", "new"),
+    Stage("engine-iptables", "old", "new"),
 )
 COMMAND_STAGES = (
     Stage("nftables", "", "new"),
@@ -82,8 +86,8 @@ def disturb(sweep: Sweep, faults: list[Fault]) -> None:
 
 @pytest.mark.soak
 @pytest.mark.parametrize("what", [*ERRORS, KILL])
-@pytest.mark.parametrize("stage", ENGINE_STAGES, ids=str)
-def test_every_call_of_an_engine(stage: Stage, what: str) -> None:
+@pytest.mark.parametrize("stage", NFTABLES_STAGES, ids=str)
+def test_every_call_of_the_nftables_engine(stage: Stage, what: str) -> None:
     with Sweep(stage) as sweep:
         calls = sweep.undisturbed()
         faults = kills(calls, tree=False) if what == KILL else errors(calls, what, tree=False)
@@ -92,15 +96,15 @@ def test_every_call_of_an_engine(stage: Stage, what: str) -> None:
 
 @pytest.mark.soak
 @pytest.mark.parametrize("what", [*ERRORS, KILL])
-@pytest.mark.parametrize("stage", COMMAND_STAGES, ids=str)
-def test_calls_of_a_command_and_its_programs(stage: Stage, what: str) -> None:
+@pytest.mark.parametrize("stage", [*IPTABLES_STAGES, *COMMAND_STAGES], ids=str)
+def test_calls_of_what_starts_programs(stage: Stage, what: str) -> None:
     with Sweep(stage) as sweep:
         calls = sweep.undisturbed(tree=True)
         faults = kills(calls, tree=True) if what == KILL else errors(calls, what, tree=True)
         disturb(sweep, spread(faults, ENOUGH))
 
 
-@pytest.mark.parametrize("stage", ENGINE_STAGES[:2], ids=str)
+@pytest.mark.parametrize("stage", NFTABLES_STAGES[:2], ids=str)
 def test_some_errors(stage: Stage) -> None:
     with Sweep(stage) as sweep:
         most = sweep.undisturbed().most()
@@ -115,10 +119,10 @@ def test_some_errors(stage: Stage) -> None:
 
 @pytest.mark.parametrize(
     ("stage", "count"),
-    [(ENGINE_STAGES[0], 5), (ENGINE_STAGES[1], 2), (COMMAND_STAGES[3], 3)],
+    [(NFTABLES_STAGES[0], 5), (NFTABLES_STAGES[1], 2), (COMMAND_STAGES[3], 3)],
     ids=str,
 )
 def test_some_kills(stage: Stage, count: int) -> None:
-    tree = stage.subject != "engine"
+    tree = not stage.is_engine
     with Sweep(stage) as sweep:
         disturb(sweep, spread(kills(sweep.undisturbed(tree=tree), tree=tree), count))

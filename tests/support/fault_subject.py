@@ -18,20 +18,21 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import msgspec
 
+from netplane.apply.engine import Engine, open_engine
 from netplane.apply.netns import Namespace
-from netplane.apply.nftables_engine import NftablesEngine
+from netplane.config import Mode
 from netplane.core.model.address import Family
 from netplane.core.model.cluster import build_snapshot
 from netplane.core.model.documents import parse
 from netplane.core.model.snapshot import Snapshot
-from netplane.core.plan.node import NodeView
+from netplane.core.plan.node import FamilyView, NodeView
 from netplane.errors import NetplaneError
 from tests.support.command import run_netplane
-from tests.support.port_plans import view
+from tests.support.snapshots import difference
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _GONE_SECONDS = 2
@@ -39,7 +40,9 @@ _CLONE_NEWNET = 0x40000000  # linux/sched.h
 # What a command imports when it comes to it.
 _LAZY = (
     "netplane.apply.iptables",
+    "netplane.apply.iptables_engine",
     "netplane.apply.nftables",
+    "netplane.apply.nftables_engine",
     "netplane.apply.sync",
     "netplane.cli.apply",
     "netplane.cli.inputs",
@@ -48,7 +51,10 @@ _LAZY = (
     "pyroute2.netlink.nfnetlink.nfctsocket",
     "rich.console",
 )
-NODE = NodeView(name="node-1", families=(view(), view(Family.IPV6)))
+NODE = NodeView(name="node-1", families=tuple(FamilyView(family=f) for f in Family))
+
+
+Subject: TypeAlias = Literal["engine-nftables", "engine-iptables", "nftables", "iptables"]
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -56,13 +62,13 @@ class Order(msgspec.Struct, frozen=True):
 
     Attributes:
         netns: The name of the namespace.
-        subject: An engine inside the namespace, or the command in its mode.
+        subject: An engine of a mode, inside the namespace; or the command in that mode.
         first: The manifest that is applied before; "" for none.
         second: The manifest that is applied while the fault happens, and again.
     """
 
     netns: str
-    subject: Literal["engine", "iptables", "nftables"]
+    subject: Subject
     first: str
     second: str
 
@@ -114,7 +120,7 @@ def _wait_for_orphans() -> None:
 def _child(order: Order) -> None:
     """One order; does not return."""
     try:
-        (_engine if order.subject == "engine" else _command)(order)
+        (_engine if order.subject.startswith("engine") else _command)(order)
     except BaseException:  # noqa: BLE001 (told to who asked)
         _say(Said(bug=traceback.format_exc()))
         os._exit(1)
@@ -125,7 +131,8 @@ def _engine(order: Order) -> None:
     _enter(Path("/run/netns", order.netns))
     second = _read(order.second)
     before = _open_things()
-    engine = NftablesEngine(Namespace(), NODE)
+    mode: Mode = "iptables" if order.subject == "engine-iptables" else "nftables"
+    engine = open_engine(mode, Namespace(), NODE)
     if not order.first:
 
         def cold() -> str:
@@ -150,27 +157,17 @@ def _engine(order: Order) -> None:
     _say(Said(left=_left_since(before)))
 
 
-def _sync(engine: NftablesEngine, snapshot: Snapshot) -> str:
+def _sync(engine: Engine, snapshot: Snapshot) -> str:
     return str(engine.sync(snapshot).refused or "")
 
 
-def _owed(engine: NftablesEngine) -> str:
+def _owed(engine: Engine) -> str:
     return str(engine.change({}, {}).refused or "")
 
 
-def _step(engine: NftablesEngine, old: Snapshot, new: Snapshot) -> str:
+def _step(engine: Engine, old: Snapshot, new: Snapshot) -> str:
     """What differs between two snapshots, as one change."""
-    services = {
-        name: new.services.get(name)
-        for name in old.services.keys() | new.services.keys()
-        if old.services.get(name) != new.services.get(name)
-    }
-    slices = {
-        name: new.slices.get(name, ())
-        for name in old.slices.keys() | new.slices.keys()
-        if old.slices.get(name) != new.slices.get(name)
-    }
-    return str(engine.change(services, slices).refused or "")
+    return str(engine.change(*difference(old, new)).refused or "")
 
 
 def _command(order: Order) -> None:

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import msgspec
 
@@ -27,7 +27,7 @@ from tests.support.fault_scene import (
     states,
     udp_flows,
 )
-from tests.support.fault_subject import Order, Said
+from tests.support.fault_subject import Order, Said, Subject
 from tests.support.kernel_state import meaning
 from tests.support.manifests import kube_list
 from tests.support.netns import require
@@ -50,9 +50,14 @@ class Stage(NamedTuple):
         second: The state wanted.
     """
 
-    subject: Literal["engine", "iptables", "nftables"]
+    subject: Subject
     first: str
     second: str
+
+    @property
+    def is_engine(self) -> bool:
+        """Whether it is an engine, which leaves flows to others."""
+        return self.subject.startswith("engine")
 
     def __str__(self) -> str:
         return f"{self.subject}-{'change' if self.first else 'cold'}-{self.second}"
@@ -201,7 +206,7 @@ class Sweep:
             yield "the next sync does not make it good"
         if others_state(netns) != self._undisturbed.others:
             yield "what is not ours has changed"
-        if self.stage.subject != "engine" and STALE_ADDRESS in udp_flows(netns):
+        if not self.stage.is_engine and STALE_ADDRESS in udp_flows(netns):
             yield "a stale flow is still there"
 
     def _order(self, netns: Namespace, first: str) -> int:
