@@ -99,9 +99,15 @@ class NfnetlinkSocket:
     """
 
     def __init__(
-        self, namespace: Namespace, *, timeout: float = 60.0, receive_buffer: int = _BUFFER
+        self,
+        namespace: Namespace,
+        *,
+        timeout: float = 60.0,
+        receive_buffer: int = _BUFFER,
+        vouch: Callable[[int], int | None] | None = None,
     ) -> None:
         self._namespace = namespace
+        self._vouch = vouch
         self._timeout = timeout
         self._receive_buffer = receive_buffer
         self._sequence = 0
@@ -231,6 +237,8 @@ class NfnetlinkSocket:
         busy: BusyError | None = None
         for _ in range(_DUMP_ATTEMPTS):
             interrupted = False
+            # The kernel calls a dump interrupted whatever table was written to meanwhile.
+            before = self.generation() if self._vouch is not None else 0
 
             def bodies() -> Iterator[bytes]:
                 nonlocal interrupted
@@ -246,12 +254,16 @@ class NfnetlinkSocket:
                     raise
                 busy = exc
                 continue
-            if found is not None and not interrupted:
+            if found is not None and not (interrupted and self._is_harmed_since(before)):
                 return found
         if busy is not None:
             raise busy
         what = f"the set {request.layout.name}" if request.layout is not None else "the table"
         raise StaleError(f"{what} kept changing while it was read; observe again")
+
+    def _is_harmed_since(self, generation: int) -> bool:
+        """Whether what was committed since may have changed what was read, as far as is known."""
+        return self._vouch is None or self._vouch(generation) is None
 
     def has_chain(self, family: Family, table: str, chain: str) -> bool:
         """Whether anybody's table has this chain: asked for by name, however many there are."""

@@ -10,7 +10,8 @@ failed, what is known is thrown away and everything is observed again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -37,7 +38,7 @@ from netplane.core.nftables.retold import Retold
 from netplane.core.plan.changes import Changes, merged
 from netplane.core.plan.incremental import Planner, Replanned, joined
 from netplane.core.plan.node import NodeView
-from netplane.errors import ApplyError
+from netplane.errors import ApplyError, StaleError
 from netplane.rendering import environment
 
 _ATTEMPTS = 3
@@ -66,10 +67,11 @@ class NftablesEngine:
         vouch: Vouch | None = None,
     ) -> None:
         self._planner = Planner(node)
-        self._link = NfnetlinkSocket(namespace)
+        self._insistence = _Insistence(vouch)
+        self._vouch: Vouch = self._insistence.vouch
+        self._link = NfnetlinkSocket(namespace, vouch=self._vouch)
         self._tool = NftTool(namespace)
-        self._vouch = vouch
-        self._writer = Writer(self._link, self._tool, postpone=postpone, vouch=vouch)
+        self._writer = Writer(self._link, self._tool, postpone=postpone, vouch=self._vouch)
         self._tables: list[LiveTable] | None = None  # None: what is in the kernel is not known
         self._generation = 0
         self._refused: dict[ServiceName, str] = {}
@@ -179,16 +181,24 @@ class NftablesEngine:
         return written._replace(generation=self._writer.note(wanted, written))
 
     def _look(self, believed: Sequence[Elements] = ()) -> Applied:
-        """Observe everything and write what differs; where somebody was quicker, again."""
-        for attempt in range(1, _ATTEMPTS + 1):
+        """Observe everything and write what differs; where somebody was quicker, again.
+
+        The last time it is written onto whatever is there then. Who writes into our table without
+        pause would keep us from ever writing otherwise; and what such a hand has changed between
+        our look and our write is found by the next call, which looks again.
+        """
+        for _ in range(_ATTEMPTS - 1):
             try:
-                changes = self._adopt(believed)
+                return self._tell(self._adopt(believed), observed=True)
             except ApplyError as exc:
-                if not exc.retryable or attempt == _ATTEMPTS:
+                if not exc.retryable:
                     raise
-                continue
-            return self._tell(changes, observed=True)
-        raise AssertionError("unreachable: the last attempt returns or raises")
+        with self._insistence.upon(self._link):
+            changes = self._adopt(believed)
+            self._tables = None
+            if self._refused:
+                raise StaleError("somebody keeps changing our tables, and was quicker each time")
+        return self._tell(changes, observed=True)
 
     def _adopt(self, believed: Sequence[Elements]) -> Changes:
         """Observe, compare, write, and keep what the kernel then has."""
@@ -225,6 +235,33 @@ class NftablesEngine:
             for target, seen, delta in zip(targets, sight.tables, deltas, strict=True)
             if delta
         )
+
+
+class _Insistence:
+    """Vouches as somebody else does, or, while we insist, for everything.
+
+    Args:
+        vouch: Who may know that foreign commits did no harm.
+    """
+
+    def __init__(self, vouch: Vouch | None) -> None:
+        self._vouch = vouch
+        self._link: NfnetlinkSocket | None = None  # to be insisted upon
+
+    def vouch(self, generation: int) -> int | None:
+        """See ``Witness.vouch``."""
+        if self._link is not None:
+            return self._link.generation()
+        return None if self._vouch is None else self._vouch(generation)
+
+    @contextmanager
+    def upon(self, link: NfnetlinkSocket) -> Iterator[None]:
+        """Vouch for everything during the block."""
+        self._link = link
+        try:
+            yield
+        finally:
+            self._link = None
 
 
 def _update(
