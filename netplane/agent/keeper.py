@@ -22,7 +22,7 @@ from netplane.agent.changes import ClusterChange
 from netplane.agent.flow_keeper import FlowKeeper
 from netplane.apply import foreign
 from netplane.apply.addresses import local_addresses
-from netplane.apply.engine import Applied, Engine, both, open_engine
+from netplane.apply.engine import Applied, Engine, open_engine, told_with
 from netplane.apply.flows import Flow
 from netplane.apply.follow_up import FollowUp
 from netplane.apply.modes import leftovers, open_mode
@@ -97,6 +97,7 @@ class Keeper:
         self._slices: dict[ServiceName, tuple[EndpointSlice, ...]] = {}
         self._node: Node | None = None
         self._engine: Engine | None = None
+        self._turned: Applied | None = None  # done when the node changed, and not told yet
         self._stack = ExitStack()
         self._settled = False  # a whole pass, with all that follows, has worked
         self._flows = FlowKeeper(namespace)
@@ -174,15 +175,14 @@ class Keeper:
 
     def _write(self, engine: Engine, node: NodeView, *, look: bool) -> Applied:
         """Hand over what has changed; from then on it is the engine that owes it."""
-        turned = None
         if node != engine.planner.node:
-            turned = engine.turn_to(node)
+            self._turned = told_with(self._turned, engine.turn_to(node))
             self._flows.owed = True
         services, self._services = self._services, {}
         slices, self._slices = self._slices, {}
-        if turned is not None and not services and not slices:
-            return turned
-        if turned is None and look and not services and not slices:
-            return engine.verify()
-        applied = engine.change(services, slices)
-        return applied if turned is None else both(turned, applied)
+        if services or slices or not look:
+            applied = engine.change(services, slices)
+        else:
+            applied = engine.verify()
+        turned, self._turned = self._turned, None
+        return told_with(turned, applied)

@@ -45,8 +45,10 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True):
     observed: bool = False
 
 
-def both(first: Applied, second: Applied) -> Applied:
-    """Two calls of an engine, one after the other, told as one."""
+def told_with(first: Applied | None, second: Applied) -> Applied:
+    """A call of an engine and one before it, told as one."""
+    if first is None:
+        return second
     return Applied(
         changes=merged([first.changes, second.changes]),
         refused=second.refused,
@@ -123,7 +125,7 @@ def open_engine(
     if mode == "iptables":
         from netplane.apply.iptables_engine import IptablesEngine
 
-        return IptablesEngine(namespace, node)
+        return IptablesEngine(namespace, node, vouch=vouch)
     from netplane.apply.nftables_engine import NftablesEngine
 
     return NftablesEngine(namespace, node, vouch=vouch)

@@ -20,6 +20,7 @@ from netplane.apply.engine import Applied
 from netplane.apply.iptables_kernel import IptablesKernel
 from netplane.apply.iptables_tools import Variant
 from netplane.apply.netns import Namespace
+from netplane.apply.nfnetlink_commit import Vouch
 from netplane.core.iptables.compile import PortRules
 from netplane.core.iptables.diff import Delta, diff
 from netplane.core.iptables.live import LiveChains, LiveUpdate
@@ -52,6 +53,7 @@ class IptablesEngine:
         node: What the plan is for.
         variant: Which iptables to write with; the host's own where None.
         lock_wait: Seconds to wait for the xtables lock.
+        vouch: Who may know that foreign commits did no harm (``Witness.vouch``).
     """
 
     def __init__(
@@ -61,9 +63,10 @@ class IptablesEngine:
         *,
         variant: Variant | None = None,
         lock_wait: float = 5.0,
+        vouch: Vouch | None = None,
     ) -> None:
         self._planner = Planner(node)
-        self._kernel = IptablesKernel(namespace, variant=variant, lock_wait=lock_wait)
+        self._kernel = IptablesKernel(namespace, variant=variant, lock_wait=lock_wait, vouch=vouch)
         self._lives: dict[Family, LiveChains] = {}
         self._known = False  # the kernel has what the live chains say
         self._refused: dict[ServiceName, str] = {}
@@ -134,7 +137,7 @@ class IptablesEngine:
         return self._look()
 
     def verify(self) -> Applied:
-        """Look, and mend; where iptables-nft can tell that nobody wrote, nothing is read."""
+        """Look, and mend; where it can be told that nobody wrote, nothing is read."""
         if self._known and not self._refused and self._kernel.is_untouched():
             return self._tell(Changes())
         return self._look()

@@ -2,7 +2,9 @@
 
 iptables-nft writes into nf_tables, whose generation counts every commit. An observation or a write
 whose number of commits is the number counted had nobody else beside it; while the generation stays
-as it is then, nobody has written since. iptables-legacy tells nothing of that kind.
+as it is then, or somebody vouches for who moved it, nobody has written since. iptables-legacy has
+figures of its tables instead (``legacy_fingerprint``), which most edits move; so those are trusted
+for some time only.
 """
 
 from __future__ import annotations
@@ -14,14 +16,17 @@ from typing import TypeVar
 
 from netplane.apply.iptables import CHUNKS, IptablesDataplane
 from netplane.apply.iptables_tools import Variant
+from netplane.apply.legacy_fingerprint import legacy_fingerprint
 from netplane.apply.netns import Namespace
 from netplane.apply.nfnetlink import NfnetlinkSocket
-from netplane.apply.nfnetlink_commit import following
+from netplane.apply.nfnetlink_commit import Vouch, following, still
 from netplane.core.iptables.parse import Observed
 from netplane.core.iptables.steps import Step
 from netplane.core.model.address import Family
 
 _T = TypeVar("_T")
+#: Looks at the figures of legacy tables for each at all of their rules.
+_TRUST = 10
 
 
 class IptablesKernel:
@@ -31,14 +36,25 @@ class IptablesKernel:
         namespace: Where, entered.
         variant: Which iptables to use; the host's own where None.
         lock_wait: Seconds to wait for the xtables lock.
+        vouch: Who may know that foreign commits did no harm (``Witness.vouch``).
     """
 
-    def __init__(self, namespace: Namespace, *, variant: Variant | None, lock_wait: float) -> None:
+    def __init__(
+        self,
+        namespace: Namespace,
+        *,
+        variant: Variant | None,
+        lock_wait: float,
+        vouch: Vouch | None = None,
+    ) -> None:
         self._namespace = namespace
+        self._vouch = vouch
         self._dataplane = IptablesDataplane(namespace, variant=variant, lock_wait=lock_wait)
         self._stack = ExitStack()
         self._link: NfnetlinkSocket | None = None
-        self._generation: int | None = None  # of what was observed or written last
+        # Of what was observed or written last; None where somebody else may have had a hand in it.
+        self._generation: int | tuple[bytes, ...] | None = None
+        self._trusted = 0  # looks at figures alone since the last at everything
 
     def close(self) -> None:
         """Close what was opened on the way; the rules stay."""
@@ -61,8 +77,12 @@ class IptablesKernel:
         return [family for family in families if self._dataplane.usable(tools, family)]
 
     def is_untouched(self) -> bool:
-        """Whether surely nobody has written since we did; costs one question to the kernel."""
-        return self._generation is not None and self._now() == self._generation
+        """Whether nobody has written since we did; costs a question or two to the kernel."""
+        now, known = self._now(), self._generation
+        if isinstance(now, int):
+            return isinstance(known, int) and still(now, known, self._vouch)
+        self._trusted += 1
+        return now == known and self._trusted < _TRUST
 
     def observe(
         self, families: Iterable[Family], meanwhile: Callable[[Family], _T]
@@ -78,6 +98,7 @@ class IptablesKernel:
         """
         tools = self._dataplane.tools()
         self._generation = self._now()
+        self._trusted = 0
         with ThreadPoolExecutor(1, thread_name_prefix="iptables-save") as reader:
             saved = {family: reader.submit(tools.save, family) for family in families}
             done = {family: meanwhile(family) for family in saved}
@@ -90,19 +111,24 @@ class IptablesKernel:
             ApplyError: One could not be written; those before it are.
         """
         expected, self._generation = self._generation, None
+        if isinstance(expected, tuple) and self._now() != expected:
+            expected = None  # somebody was there between the look and this
         tools = self._dataplane.tools()
         for family, order in inputs.items():
             for step in order:
                 tools.restore(family, step)
                 for _ in range(step.commits):
-                    expected = None if expected is None else following(expected)
-        if expected is not None and self._now() == expected:
-            self._generation = expected
+                    expected = following(expected) if isinstance(expected, int) else expected
+        now = self._now()
+        if not isinstance(now, int):
+            self._generation = now if expected is not None else None
+        elif isinstance(expected, int) and still(now, expected, self._vouch):
+            self._generation = now
 
-    def _now(self) -> int | None:
-        """The ruleset's generation; None under iptables-legacy, which has none."""
+    def _now(self) -> int | tuple[bytes, ...]:
+        """The ruleset's generation; under iptables-legacy, what tells most of its changes."""
         if self._dataplane.variant is Variant.LEGACY:
-            return None
+            return legacy_fingerprint(self._namespace)
         if self._link is None:
             self._link = self._stack.enter_context(NfnetlinkSocket(self._namespace))
         return self._link.generation()
