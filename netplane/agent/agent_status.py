@@ -26,7 +26,7 @@ class ServiceStanding(msgspec.Struct, frozen=True):
     why: tuple[str, ...] = ()
 
 
-class AgentStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What an agent says of itself.
 
     Attributes:

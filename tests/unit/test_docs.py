@@ -10,6 +10,8 @@ import msgspec
 import pytest
 
 from netplane import errors
+from netplane.agent.agent_status import AgentStatus, ServiceStanding
+from netplane.agent.ledger import State
 from netplane.apply.doctor import Finding, Level
 from netplane.cli import report
 from netplane.cli.main import COMMANDS
@@ -63,6 +65,8 @@ def test_every_set_of_the_program_is_explained_in_it() -> None:
         EndpointStatus,
         Interval,
         Finding,
+        AgentStatus,
+        ServiceStanding,
     ],
     ids=lambda document: str(document.__name__),
 )
@@ -75,7 +79,7 @@ def test_every_field_that_is_printed_as_json_is_documented(
     assert [name for name in names if f"`{name}`" not in text] == []
 
 
-@pytest.mark.parametrize("word", [word.value for kind in (Action, Level) for word in kind])
+@pytest.mark.parametrize("word", [word.value for kind in (Action, Level, State) for word in kind])
 def test_every_word_of_a_fixed_set_in_json_is_documented(word: str) -> None:
     assert f"`{word}`" in (ROOT / "docs" / "json.md").read_text()
 
