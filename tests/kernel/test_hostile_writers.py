@@ -4,8 +4,9 @@ Each transaction of anybody's moves the generation, which is the lock of ours. A
 a second no observation is of one generation and no commit would be taken; so the engine runs with
 a witness, as in the agent: the kernel's notices tell which tables were touched, and commits that
 did not touch ours are vouched for. Who writes into our table is another matter: each look finds
-something else, and while that goes on a change may have to be owed. It must be told as an error
-that passes, and be written once it can be.
+something else. After two that were in vain the engine writes onto whatever is there, and looks
+again with the next call; so a change gets in nevertheless, and what the other hand has damaged is
+mended when it rests. A change may be owed for a while, told as an error that passes.
 """
 
 from __future__ import annotations

@@ -306,6 +306,20 @@ def test_an_edited_chain_is_found_and_repaired(
     assert dataplane.status().drift == ()
 
 
+def test_jumps_written_twice_are_there_once_again(
+    netns: Namespace, variant: Variant, dataplane: IptablesDataplane
+) -> None:
+    planned = plan(family_plan(port(cluster=PODS)))
+    dataplane.prepare(planned).commit()
+    before = _save(netns, variant)
+    jump = '-m comment --comment "kubernetes service portals" -j KUBE-SERVICES'
+    _restore(netns, variant, f"*nat\n-A PREROUTING {jump}\n-I OUTPUT {jump}\nCOMMIT\n")
+    update = dataplane.prepare(planned)
+    assert update.changes
+    update.commit()
+    assert _save(netns, variant) == before
+
+
 def test_legacy_tables_are_not_created_by_looking(netns: Namespace) -> None:
     IptablesDataplane(netns, variant=Variant.LEGACY).status()
     names = netns.call(Path("/proc/thread-self/net/ip_tables_names").read_text)

@@ -37,7 +37,7 @@ ERRORS = ("ENOBUFS", "EPERM", "ENOMEM", "EINTR", "EAGAIN", "EMSGSIZE", "EIO")
 _SECONDS = 30
 # What an error must name: whom netplane asked, or for what.
 _NAMED = re.compile(
-    "netlink socket|the kernel|transaction|nft|ip6?tables-|conntrack|namespace|threads|interfaces"
+    "netlink socket|the kernel|transaction|nft|ip6?tables|conntrack|namespace|threads|interfaces"
 )
 
 
