@@ -10,7 +10,6 @@ for some time only.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TypeVar
 
@@ -20,6 +19,7 @@ from netplane.apply.legacy_fingerprint import legacy_fingerprint
 from netplane.apply.netns import Namespace
 from netplane.apply.nfnetlink import NfnetlinkSocket
 from netplane.apply.nfnetlink_commit import Vouch, following, still
+from netplane.apply.threads import Worker
 from netplane.core.iptables.parse import Observed
 from netplane.core.iptables.steps import Step
 from netplane.core.model.address import Family
@@ -99,7 +99,7 @@ class IptablesKernel:
         tools = self._dataplane.tools()
         self._generation = self._now()
         self._trusted = 0
-        with ThreadPoolExecutor(1, thread_name_prefix="iptables-save") as reader:
+        with Worker("iptables-save") as reader:
             saved = {family: reader.submit(tools.save, family) for family in families}
             done = {family: meanwhile(family) for family in saved}
             return {family: (found.result(), done[family]) for family, found in saved.items()}
