@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Generic, TypeVar
 
@@ -32,7 +33,11 @@ class Shape(Generic[_W]):
         self.api_versions = api_versions
         self.namespaced = namespaced
         self._type = wire_type
-        self._decoder = msgspec.json.Decoder(wire_type)
+
+    @functools.cached_property
+    def _decoder(self) -> msgspec.json.Decoder[_W]:
+        """Made when first needed: it takes a millisecond or two for each kind."""
+        return msgspec.json.Decoder(self._type)
 
     def decode(self, manifest: Manifest, problems: list[Problem]) -> _W | None:
         """The typed object, or None: a field of another type than the API's adds a problem."""

@@ -17,6 +17,7 @@ from netplane.core.model.service import Endpoint, EndpointSlice, ServiceName
 _FAMILIES = {"IPv4": Family.IPV4, "IPv6": Family.IPV6}
 _V1BETA1 = "discovery.k8s.io/v1beta1"
 _NO_CONDITIONS = wire.Conditions()
+_IPV6 = Family.IPV6  # in a name of its own: before Python 3.12 a member takes 0.1 us to look up
 
 
 def service_of(endpoint_slice: wire.EndpointSlice) -> ServiceName | None:
@@ -105,7 +106,7 @@ def _endpoint(endpoint: wire.Endpoint, family: Family) -> Endpoint | _Fault:
     address = endpoint_address(endpoint.addresses[0])
     if not isinstance(address, str):
         return "addresses[0]", endpoint.addresses[0], address, ""
-    if (":" in address) != (family is Family.IPV6):
+    if (":" in address) != (family is _IPV6):
         return "addresses[0]", endpoint.addresses[0], Reason.WRONG_FAMILY, f"IPv{family.value}"
     node_name = endpoint.node_name
     if endpoint.topology is not None:
@@ -117,15 +118,14 @@ def _endpoint(endpoint: wire.Endpoint, family: Family) -> Endpoint | _Fault:
     if hints is not None and (fault := _hint_fault(hints)) is not None:
         return fault
     conditions = endpoint.conditions or _NO_CONDITIONS
-    return Endpoint(
-        address=address,
-        ready=conditions.ready is not False,
-        serving=conditions.serving is not False,
-        terminating=conditions.terminating is True,
-        node=node,
-        zones=tuple([z.name or "" for z in hints.for_zones or ()]) if hints else (),
-        nodes=tuple([n.name or "" for n in hints.for_nodes or ()]) if hints else (),
-    )
+    ready, serving = conditions.ready is not False, conditions.serving is not False
+    terminating = conditions.terminating is True
+    zones: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
+    if hints is not None:
+        zones = tuple([zone.name or "" for zone in hints.for_zones or ()])
+        nodes = tuple([other.name or "" for other in hints.for_nodes or ()])
+    return Endpoint(address, ready, serving, terminating, node, zones, nodes)
 
 
 def _hint_fault(hints: wire.Hints) -> _Fault | None:
