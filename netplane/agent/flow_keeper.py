@@ -7,6 +7,7 @@ a later look goes over all flows again, with every frontend in mind that went si
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from functools import partial
 
@@ -37,8 +38,11 @@ class FlowKeeper:
 
     def clean(
         self, planner: Planner, applied: Applied, after: FollowUp, *, everything: bool
-    ) -> None:
+    ) -> dict[Family, float]:
         """Delete what has become stale.
+
+        Returns:
+            The seconds that took, of each family whose flows were read.
 
         Args:
             planner: What traffic should do.
@@ -47,6 +51,7 @@ class FlowKeeper:
             everything: Judge all flows, not only those to what was planned anew.
         """
         failed = len(after.failures)
+        took: dict[Family, float] = {}
         for index, view in enumerate(planner.node.families):
             ended = self._ended.setdefault(view.family, set())
             removed = frontends_of(_ports((r.before for r in applied.replanned), index))
@@ -57,12 +62,15 @@ class FlowKeeper:
             else:
                 desired = flows_of(_ports((r.after for r in applied.replanned), index))
             if everything or desired.frontends or desired.node_ports or removed:
+                begin = time.monotonic()
                 after.clean_flows(self._namespace, view, desired, self._local, removed)
+                took[view.family] = time.monotonic() - begin
                 self.owed = not everything
         if len(after.failures) > failed:
             self.owed = True
         elif everything:
             self._ended.clear()
+        return took
 
 
 def _ports(plans: Iterable[ServicePlan], index: int) -> Iterator[PortPlan]:

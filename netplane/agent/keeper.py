@@ -22,7 +22,7 @@ from netplane.agent.changes import ClusterChange
 from netplane.agent.flow_keeper import FlowKeeper
 from netplane.apply import foreign
 from netplane.apply.addresses import local_addresses
-from netplane.apply.engine import Applied, Engine, open_engine, told_with
+from netplane.apply.engine import Applied, Engine, RuleCount, open_engine, told_with
 from netplane.apply.flows import Flow
 from netplane.apply.follow_up import FollowUp
 from netplane.apply.modes import leftovers, open_mode
@@ -54,6 +54,9 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
         flows: UDP conntrack entries deleted.
         failures: Steps after the rules that failed, in words; the next pass tries them again.
         notes: What the mode had to leave out, in words.
+        rules: How many rules there are and were written, by family and table; iptables mode.
+        conflicts: Commits begun anew since the start, since somebody else's had come between.
+        flow_seconds: How long the pass over the UDP flows took, of each family it was made in.
         rival: Traces of a kube-proxy that programs the same namespace, "" where there are none.
     """
 
@@ -68,6 +71,9 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     flows: tuple[Flow, ...] = ()
     failures: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    rules: Mapping[tuple[Family, str], RuleCount] = {}
+    conflicts: int = 0
+    flow_seconds: Mapping[Family, float] = {}
     rival: str = ""
 
 
@@ -151,7 +157,7 @@ class Keeper:
             if rival is not None:
                 after.take_over(self._namespace, rival)
         everything = not self._settled or (look and self._flows.owed)
-        self._flows.clean(engine.planner, applied, after, everything=everything)
+        took = self._flows.clean(engine.planner, applied, after, everything=everything)
         self._settled = self._settled or not after.failures
         return Kept(
             node=node,
@@ -165,6 +171,9 @@ class Keeper:
             flows=tuple(after.flows),
             failures=tuple(after.failures),
             notes=engine.notes,
+            rules=engine.rules,
+            conflicts=engine.conflicts,
+            flow_seconds=took,
             rival=str(rival) if rival and self._settled and not self._take_over else "",
         )
 

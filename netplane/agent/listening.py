@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 from aiohttp import web
@@ -24,7 +24,8 @@ MOST_CONNECTIONS = 128
 _BACKLOG = 128
 _HIGHEST_PORT = 65535
 
-Respond: TypeAlias = Callable[[web.BaseRequest], web.Response]
+#: Quick, for it runs on the event loop; what may take longer is awaited.
+Respond: TypeAlias = Callable[[web.BaseRequest], web.Response | Awaitable[web.Response]]
 
 
 class Place(NamedTuple):
@@ -107,12 +108,13 @@ class Server:
     """An HTTP server whose sockets come and go while it serves.
 
     Args:
-        respond: Answers a request, any method and path; quick, for it runs on the event loop.
+        respond: Answers a request, any method and path.
     """
 
     def __init__(self, respond: Respond) -> None:
         async def once(request: web.BaseRequest) -> web.StreamResponse:
-            response = respond(request)
+            answer = respond(request)
+            response = answer if isinstance(answer, web.Response) else await answer
             response.force_close()
             return response
 

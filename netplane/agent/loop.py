@@ -135,6 +135,7 @@ class Loop:
         parts.metrics.service_changes.inc(len(change.services))
         parts.metrics.endpoint_changes.inc(len(change.slices))
         self._measures.queued(parts.keeper.families, at=parts.clocks.wall())
+        self._measures.owed(parts.ledger)
         if change.eligible is not None:
             parts.health.node(eligible=change.eligible)
 

@@ -21,6 +21,7 @@ class Measures:
         self._metrics = metrics
         self._without_local: Counter[tuple[str, str]] = Counter()
         self._revision = -1
+        self._conflicts = 0
 
     def queued(self, families: tuple[Family, ...], *, at: float) -> None:
         """A change was received, at a time in seconds since the epoch."""
@@ -48,15 +49,26 @@ class Measures:
             family, label = view.family, family_label(view.family)
             metrics.synced(family, seconds=seconds, full=kept.observed, at=at)
             flows = of_family(tuple(flow.destination for flow in kept.flows), family)
-            metrics.conntrack_deleted(family, len(flows), seconds)
+            if (took := kept.flow_seconds.get(family)) is not None:
+                metrics.conntrack_deleted(family, len(flows), took)
             if kept.changes:
                 metrics.transactions.labels(label, "committed").inc()
+            if kept.refused:
+                metrics.transactions.labels(label, "refused").inc()
+            if conflicts := kept.conflicts - self._conflicts:
+                metrics.transactions.labels(label, "conflict").inc(conflicts)
+                metrics.generation_conflicts.labels(label).inc(conflicts)
             for change in kept.replanned:
                 self._count(label, change.before, index, -1)
                 self._count(label, change.after, index, 1)
             for policy in _POLICIES:
                 gauge = metrics.no_local_endpoints.labels(label, policy)
                 gauge.set(self._without_local[label, policy])
+
+        self._conflicts = kept.conflicts
+        for (family, table), rules in kept.rules.items():
+            metrics.iptables_rules.labels(family_label(family), table).set(rules.total)
+            metrics.iptables_rules_last.labels(family_label(family), table).set(rules.written)
 
     def repaired(self, families: tuple[Family, ...], seconds: float) -> None:
         """A look found the kernel other than written, and mended it."""

@@ -29,6 +29,7 @@ _PROGRAMMING_BUCKETS = (
 )  # fmt: skip
 _FAMILY = ("ip_family",)
 _OTHER = "other"
+RESULTS = ("committed", "refused", "conflict", "failed")
 
 
 class Page(NamedTuple):
@@ -54,6 +55,7 @@ class Metrics:
         self._mode = mode
         self._define_kube_proxy()
         self._define_own(watch_age)
+        self._begin_at_zero()
         self._connections = _Connections(top_services)
         self.registry.register(self._connections)
         ProcessCollector(registry=self.registry)
@@ -90,6 +92,16 @@ class Metrics:
         self.refused_objects.clear()
         for (kind, reason), count in Tally((o[0], o[3]) for o in objects).items():
             self.refused_objects.labels(kind, reason).set(count)
+
+    def _begin_at_zero(self) -> None:
+        """Let every counter be there from the start: a rate over its first step is none else."""
+        for metric in vars(self).copy().values():
+            if isinstance(metric, Counter) and metric._labelnames == _FAMILY:  # noqa: SLF001
+                for family in Family:
+                    metric.labels(family_label(family))
+        for family in Family:
+            for result in RESULTS:
+                self.transactions.labels(family_label(family), result)
 
     def connections(self, totals: Mapping[str, int]) -> None:
         """New connections by Service (``namespace/name``) since its rules were written."""
@@ -208,7 +220,7 @@ class Metrics:
         ).set_function(watch_age)
         self.transactions = self._counter(
             "netplane_transactions_total",
-            "Transactions by how they ended: committed, refused, conflict, failed",
+            f"Transactions by how they ended: {', '.join(RESULTS)}",
             ("ip_family", "result"),
         )
         self.generation_conflicts = self._counter(

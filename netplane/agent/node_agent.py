@@ -29,6 +29,7 @@ from netplane.agent.loop import Loop, Parts
 from netplane.agent.metrics import Metrics
 from netplane.agent.pace import Pace
 from netplane.agent.systemd import Notifier
+from netplane.agent.tallies import Tallies
 from netplane.agent.telling import Teller
 from netplane.agent.web import health_port, metrics_port
 from netplane.apply.netns import Namespace
@@ -46,6 +47,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         netns: The named namespace to keep; None for this one.
         make_source: Makes the source once the event loop runs.
         verbose: Say what was done, too, not only what went wrong.
+        top_services: How many Services' connections are told apart in the metrics.
     """
 
     config: Config
@@ -54,6 +56,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     take_over: bool = False
     log_json: bool = False
     verbose: bool = False
+    top_services: int = 0
 
 
 def run(settings: Settings) -> None:
@@ -81,7 +84,17 @@ async def _until_told(settings: Settings, namespace: Namespace, held: socket.soc
 async def _keep(settings: Settings, namespace: Namespace, held: socket.socket) -> None:
     config = settings.config
     level = logging.INFO if settings.verbose else logging.WARNING
-    journal = Journal(_say, CLOCKS, json=settings.log_json, level=level)
+    metrics = Metrics(
+        config.mode, watch_age=lambda: health.watch_age, top_services=settings.top_services
+    )
+    metrics.build.labels(netplane.__version__, config.mode).set(1)
+    journal = Journal(
+        _say,
+        CLOCKS,
+        json=settings.log_json,
+        level=level,
+        on_drop=lambda kind: metrics.log_messages_dropped.labels(kind).inc(),
+    )
     source = settings.make_source(journal)
     health = Health(
         families=tuple(Family),
@@ -90,13 +103,19 @@ async def _keep(settings: Settings, namespace: Namespace, held: socket.socket) -
         clocks=CLOCKS,
         watch_bound=max(source.patience, 2 * config.sync_period),
     )
-    metrics = Metrics(config.mode, watch_age=lambda: health.watch_age)
-    metrics.build.labels(netplane.__version__, config.mode).set(1)
     ledger = Ledger()
     teller = Teller(config, source, health, ledger)
     with (
         Lookout(namespace, config.mode) as lookout,
         _keeper(settings, namespace, lookout) as keeper,
+        Tallies(
+            config.mode,
+            settings.netns,
+            metrics,
+            clocks=CLOCKS,
+            journal=journal,
+            limit=settings.top_services,
+        ) as tallies,
     ):
         parts = Parts(
             source=source,
@@ -110,7 +129,7 @@ async def _keep(settings: Settings, namespace: Namespace, held: socket.socket) -
             notifier=Notifier(os.environ),
             clocks=CLOCKS,
         )
-        async with _servers(config, namespace, health, metrics), teller.answering(held):
+        async with _servers(config, namespace, health, metrics, tallies), teller.answering(held):
             await Loop(parts, _pace(config)).run()
 
 
@@ -131,7 +150,7 @@ def _pace(config: Config) -> Pace:
 
 @contextlib.asynccontextmanager
 async def _servers(
-    config: Config, namespace: Namespace, health: Health, metrics: Metrics
+    config: Config, namespace: Namespace, health: Health, metrics: Metrics, tallies: Tallies
 ) -> AsyncIterator[None]:
     """Answer on the health and the metrics port, from before the first write on."""
     wanted = (
@@ -139,7 +158,7 @@ async def _servers(
         (
             "--metrics-bind-address",
             config.metrics_bind_address,
-            metrics_port(health, metrics, config),
+            metrics_port(health, metrics, config, refresh=tallies.refresh),
         ),
     )
     async with contextlib.AsyncExitStack() as stack:

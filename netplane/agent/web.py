@@ -7,7 +7,8 @@ JSON also has the reasons. The metrics port, for this machine: ``/metrics``, ``/
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeAlias
 
 import msgspec
 from aiohttp import web
@@ -16,6 +17,8 @@ from netplane.agent.health import OK, UNAVAILABLE, Answer, Health
 from netplane.agent.listening import Respond
 from netplane.agent.metrics import Metrics
 from netplane.config import Config
+
+Refresh: TypeAlias = Callable[[], Awaitable[None]]
 
 _NOT_FOUND = 404
 _NOT_ALLOWED = 405
@@ -37,11 +40,22 @@ def health_port(health: Health, metrics: Metrics) -> Respond:
     return _routes({"/healthz": healthz, "/livez": livez})
 
 
-def metrics_port(health: Health, metrics: Metrics, config: Config) -> Respond:
-    """What the metrics port answers (10249)."""
+def metrics_port(
+    health: Health, metrics: Metrics, config: Config, *, refresh: Refresh | None = None
+) -> Respond:
+    """What the metrics port answers (10249).
+
+    Args:
+        health: Whether the process works.
+        metrics: What is exposed.
+        config: What is told on ``/configz``.
+        refresh: Brings what is read on demand up to date, before metrics are exposed.
+    """
     configuration = Answer(OK, msgspec.json.encode({"netplane": config}))
 
-    def exposition(request: web.BaseRequest) -> web.Response:
+    async def exposition(request: web.BaseRequest) -> web.Response:
+        if refresh is not None:
+            await refresh()
         page = metrics.page(request.headers.get("Accept", ""))
         return web.Response(body=page.body, headers={"Content-Type": page.content_type})
 
@@ -72,7 +86,7 @@ def metrics_port(health: Health, metrics: Metrics, config: Config) -> Respond:
 def _routes(paths: Mapping[str, Respond]) -> Respond:
     """Answer these paths to GET and HEAD, and nothing else."""
 
-    def respond(request: web.BaseRequest) -> web.Response:
+    def respond(request: web.BaseRequest) -> web.Response | Awaitable[web.Response]:
         found = paths.get(request.path)
         if found is None:
             return web.Response(status=_NOT_FOUND, text="no such path\n")

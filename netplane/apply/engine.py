@@ -13,18 +13,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 import msgspec
 
 from netplane.apply.netns import Namespace
 from netplane.apply.nfnetlink_commit import Vouch
 from netplane.config import Mode
+from netplane.core.model.address import Family
 from netplane.core.model.service import EndpointSlice, Service, ServiceName
 from netplane.core.model.snapshot import Snapshot
 from netplane.core.plan.changes import Changes, merged
 from netplane.core.plan.incremental import Planner, Replanned, joined
 from netplane.core.plan.node import NodeView
+
+
+class RuleCount(NamedTuple):
+    """How many rules there are of ours, and how many the last call has written."""
+
+    total: int
+    written: int
 
 
 class Applied(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +90,14 @@ class Engine(Protocol):
     @property
     def notes(self) -> tuple[str, ...]:
         """What had to be left out so far, in words: IPv6, on a kernel without it."""
+
+    @property
+    def rules(self) -> Mapping[tuple[Family, str], RuleCount]:
+        """How many rules, by family and table; nothing where a mode has none per Service."""
+
+    @property
+    def conflicts(self) -> int:
+        """How many commits so far were begun anew, since somebody else's had come between."""
 
     def sync(self, snapshot: Snapshot) -> Applied:
         """Take in everything, observe everything, and write what differs."""

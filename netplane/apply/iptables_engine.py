@@ -16,13 +16,14 @@ from typing import Self
 
 import msgspec
 
-from netplane.apply.engine import Applied
+from netplane.apply.engine import Applied, RuleCount
 from netplane.apply.iptables_kernel import IptablesKernel
 from netplane.apply.iptables_tools import Variant
 from netplane.apply.netns import Namespace
 from netplane.apply.nfnetlink_commit import Vouch
 from netplane.core.iptables.compile import PortRules
 from netplane.core.iptables.diff import Delta, diff
+from netplane.core.iptables.layout import TABLES
 from netplane.core.iptables.live import LiveChains, LiveUpdate
 from netplane.core.iptables.owners import by_service, same
 from netplane.core.iptables.parse import Observed
@@ -72,6 +73,7 @@ class IptablesEngine:
         self._refused: dict[ServiceName, str] = {}
         self._held: set[ServiceName] = set()  # their live chains are not what is planned
         self._untold: tuple[Replanned, ...] = ()
+        self._written: Mapping[tuple[Family, str], int] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -93,6 +95,20 @@ class IptablesEngine:
     def notes(self) -> tuple[str, ...]:
         """What had to be left out so far, in words."""
         return self._kernel.notes
+
+    @property
+    def rules(self) -> Mapping[tuple[Family, str], RuleCount]:
+        """How many rules there are, and were written last; see ``Engine``."""
+        return {
+            (family, table): RuleCount(live.count(table), self._written.get((family, table), 0))
+            for family, live in self._lives.items()
+            for table in TABLES
+        }
+
+    @property
+    def conflicts(self) -> int:
+        """None: iptables waits for a lock, or tries again by itself."""
+        return 0
 
     def sync(self, snapshot: Snapshot) -> Applied:
         """Take in everything, observe everything, and write what differs."""
@@ -157,6 +173,7 @@ class IptablesEngine:
     def _tell(self, changes: Changes, *, observed: bool = False) -> Applied:
         """What has been done, now that nothing is owed."""
         replanned, self._untold = self._untold, ()
+        self._written = self._kernel.written()
         return Applied(
             changes=changes, refused=dict(self._refused), replanned=replanned, observed=observed
         )

@@ -9,6 +9,7 @@ for some time only.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from typing import TypeVar
@@ -21,7 +22,7 @@ from netplane.apply.nfnetlink import NfnetlinkSocket
 from netplane.apply.nfnetlink_commit import Vouch, following, still
 from netplane.apply.threads import Worker
 from netplane.core.iptables.parse import Observed
-from netplane.core.iptables.steps import Step
+from netplane.core.iptables.steps import Step, rules_in
 from netplane.core.model.address import Family
 
 _T = TypeVar("_T")
@@ -55,6 +56,7 @@ class IptablesKernel:
         # Of what was observed or written last; None where somebody else may have had a hand in it.
         self._generation: int | tuple[bytes, ...] | None = None
         self._trusted = 0  # looks at figures alone since the last at everything
+        self._written: Counter[tuple[Family, str]] = Counter()
 
     def close(self) -> None:
         """Close what was opened on the way; the rules stay."""
@@ -117,6 +119,7 @@ class IptablesKernel:
         for family, order in inputs.items():
             for step in order:
                 tools.restore(family, step)
+                self._written.update({(family, t): n for t, n in rules_in(step.text).items()})
                 for _ in range(step.commits):
                     expected = following(expected) if isinstance(expected, int) else expected
         now = self._now()
@@ -124,6 +127,11 @@ class IptablesKernel:
             self._generation = now if expected is not None else None
         elif isinstance(expected, int) and still(now, expected, self._vouch):
             self._generation = now
+
+    def written(self) -> Counter[tuple[Family, str]]:
+        """How many rules were written since this was last asked, by family and table."""
+        written, self._written = self._written, Counter()
+        return written
 
     def _now(self) -> int | tuple[bytes, ...]:
         """The ruleset's generation; under iptables-legacy, what tells most of its changes."""

@@ -93,6 +93,9 @@ class NfnetlinkSocket:
     The socket is opened by the namespace's thread and belongs to it from then on; the methods may
     be called by any thread.
 
+    Attributes:
+        conflicts: How many transactions were not committed since somebody else had come before.
+
     Every method raises PrivilegeError without CAP_NET_ADMIN, BusyError when the kernel does not
     answer within ``timeout`` seconds or is short of memory again and again, RefusedError when the
     socket fails in some other way, and WireError when it answers something unexpected.
@@ -110,6 +113,7 @@ class NfnetlinkSocket:
         self._vouch = vouch
         self._timeout = timeout
         self._receive_buffer = receive_buffer
+        self.conflicts = 0
         self._sequence = 0
         self._socket: socket.socket | None = None
 
@@ -311,7 +315,9 @@ class NfnetlinkSocket:
         except OSError as exc:
             raise self._lost_answer(before) from exc
         if failed is not None:
-            raise batch_error(failed)
+            error = batch_error(failed)
+            self.conflicts += isinstance(error, StaleError)
+            raise error
         if refused:
             raise transaction_error(messages, refused)
 

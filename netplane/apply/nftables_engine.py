@@ -17,7 +17,7 @@ from typing import Self
 
 import msgspec
 
-from netplane.apply.engine import Applied
+from netplane.apply.engine import Applied, RuleCount
 from netplane.apply.netns import Namespace
 from netplane.apply.nfnetlink import NfnetlinkSocket
 from netplane.apply.nfnetlink_commit import Vouch, still
@@ -25,6 +25,7 @@ from netplane.apply.nfnetlink_errors import Refusal
 from netplane.apply.nftables_observe import Sight, Target, observe
 from netplane.apply.nftables_tool import NftTool
 from netplane.apply.nftables_write import Writer, Written
+from netplane.core.model.address import Family
 from netplane.core.model.service import EndpointSlice, Service, ServiceName
 from netplane.core.model.snapshot import Snapshot
 from netplane.core.nftables.diff import Delta, diff, is_elementary, placed
@@ -57,6 +58,7 @@ class NftablesEngine:
     """
 
     notes: tuple[str, ...] = ()
+    rules: Mapping[tuple[Family, str], RuleCount] = {}
 
     def __init__(
         self,
@@ -93,6 +95,11 @@ class NftablesEngine:
     def planner(self) -> Planner:
         """What traffic should do; see ``Engine``."""
         return self._planner
+
+    @property
+    def conflicts(self) -> int:
+        """How many commits were begun anew; see ``Engine``."""
+        return self._link.conflicts
 
     def sync(self, snapshot: Snapshot) -> Applied:
         """Take in everything, observe everything, and write what differs."""

@@ -27,7 +27,13 @@ if TYPE_CHECKING:
 @options.report
 @click.pass_context
 def command(
-    ctx: click.Context, /, *, kubeconfig: str | None, install_systemd: bool, **_: object
+    ctx: click.Context,
+    /,
+    *,
+    kubeconfig: str | None,
+    install_systemd: bool,
+    metrics_top_services: int,
+    **_: object,
 ) -> int:
     """Watch an API server, or a file or directory of manifests, and keep the rules true.
 
@@ -51,6 +57,7 @@ def command(
             take_over=call.take_over,
             log_json=ctx.params["log_format"] == "json",
             verbose=bool(call.verbose),
+            top_services=metrics_top_services,
         )
     )
     return 0

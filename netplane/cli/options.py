@@ -139,6 +139,14 @@ agent = _stack(
         help="Where metrics are served (default: 127.0.0.1:10249; '' nowhere).",
     ),
     _option(
+        "--metrics-top-services",
+        type=click.IntRange(min=0, max=1000),
+        default=20,
+        metavar="N",
+        help="Tell the new connections of the N busiest Services (default: 20; 0: of none, "
+        "and no counter is read).",
+    ),
+    _option(
         "--healthz-bind-address",
         metavar="ADDRESS:PORT",
         help="Where /healthz and /livez are served (default: 0.0.0.0:10256; '' nowhere).",

@@ -70,6 +70,7 @@ class LiveChains:
         self._environment = environment
         self._fixed = compile_fixed(view, environment)
         self._services = self.compile(ports)
+        self._own_rules = sum(map(_size, self._services.values()))
         self._order = sorted(self._services)
         self._shared = self._all_shared()
 
@@ -123,6 +124,11 @@ class LiveChains:
             self._replace(name, rules)
         self._shared = self._all_shared()
 
+    def count(self, table: str) -> int:
+        """How many rules there are in our chains of a table."""
+        own = self._own_rules if table == NAT else 0
+        return own + sum(map(len, self._shared[table].values()))
+
     def compile(self, ports: Sequence[PortPlan]) -> _Services:
         """The rules of these ports, by Service; all of a Service's ports are among them."""
         found: dict[ServiceName, list[PortRules]] = {}
@@ -154,6 +160,7 @@ class LiveChains:
 
     def _replace(self, name: ServiceName, rules: tuple[PortRules, ...]) -> None:
         """Take a Service's rules, () for none."""
+        self._own_rules += _size(rules) - _size(self._services.get(name, ()))
         if rules and name not in self._services:
             insort(self._order, name)
         elif not rules and name in self._services:
@@ -194,6 +201,11 @@ def _own(services: Iterable[tuple[PortRules, ...]]) -> Chains:
     return {
         chain: rules for ports in services for port in ports for chain, rules in port.own.items()
     }
+
+
+def _size(ports: tuple[PortRules, ...]) -> int:
+    """How many rules there are in the chains that belong to these service ports alone."""
+    return sum(len(rules) for port in ports for rules in port.own.values())
 
 
 def _shared(table: str, ports: tuple[PortRules, ...]) -> list[str]:

@@ -256,3 +256,9 @@ def _left(observed: Chains, writes: Chains) -> frozenset[str]:
         for rule in frozenset(observed.get(chain, ())).difference(writes[chain])
     )
     return frozenset(rule[rule.rfind(" ") + 1 :] for rule in gone)
+
+
+def rules_in(text: str) -> dict[str, int]:
+    """How many rules an input adds, by table."""
+    parts = f"\n{text}".split("\n*")[1:]
+    return {part.partition("\n")[0]: part.count("\n-A ") + part.count("\n-I ") for part in parts}

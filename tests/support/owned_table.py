@@ -1,0 +1,32 @@
+"""A table that only its owner may write to: others get EPERM until the owner ends."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+
+from netplane.apply.netns import Namespace
+from tests.support.agent_process import eventually
+from tests.support.netns import run_tool
+
+#: The table each mode writes to first.
+TABLES = {"nftables": "ip netplane", "iptables": "ip nat"}
+
+
+@contextlib.contextmanager
+def owned_table(namespace: Namespace, mode: str) -> Iterator[None]:
+    """Let a stranger own the mode's table, in the place of what is there; in the end it goes."""
+    table = TABLES[mode]
+    argv = ["nft", "-i"]
+    stranger = namespace.call(
+        lambda: subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    )
+    with stranger:
+        assert stranger.stdin is not None
+        stranger.stdin.write(
+            f"add table {table}; delete table {table}; add table {table} {{ flags owner; }}\n"
+        )
+        stranger.stdin.flush()
+        eventually(lambda: "flags owner" in run_tool(["nft", "list", "ruleset"], inside=namespace))
+        yield
