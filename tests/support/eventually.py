@@ -1,0 +1,24 @@
+"""Waiting for what must come to pass, with a deadline that a loaded machine can keep."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+DEADLINE = 20.0  # seconds; the product promises far less, a loaded machine does not
+
+
+def eventually(
+    condition: Callable[[], object], *, within: float = DEADLINE, poll: float = 0.02
+) -> float:
+    """Wait until a condition holds; returns the seconds that took.
+
+    Raises:
+        AssertionError: It did not in time; the message has what it was last.
+    """
+    began = time.monotonic()
+    while not (last := condition()):
+        waited = time.monotonic() - began
+        assert waited < within, f"it did not come to pass in {within} s: {last!r}"
+        time.sleep(poll)
+    return time.monotonic() - began
