@@ -220,8 +220,10 @@ class IptablesEngine:
     def _mend_apart(self) -> Changes:
         """Find the Services that are refused by halving those that differ; the others get in.
 
-        Those not tried yet, and those refused, are held as the kernel has them.
+        Those not tried yet, and those refused, are held as the kernel has them. Where nothing at
+        all can be written, no Service is to blame.
         """
+        self._kernel.require_working(self._lives)
         seen = self._kernel.observe(self._lives, lambda _: None)
         there = {family: by_service(observed) for family, (observed, _) in seen.items()}
         differ = sorted(

@@ -24,10 +24,12 @@ from netplane.apply.threads import Worker
 from netplane.core.iptables.parse import Observed
 from netplane.core.iptables.steps import Step, rules_in
 from netplane.core.model.address import Family
+from netplane.errors import RefusedError, ToolError
 
 _T = TypeVar("_T")
 #: Looks at the figures of legacy tables for each at all of their rules.
 _TRUST = 10
+_NOTHING = Step(table="nat", title="nothing", text="*nat\nCOMMIT\n")
 
 
 class IptablesKernel:
@@ -132,6 +134,19 @@ class IptablesKernel:
         """How many rules were written since this was last asked, by family and table."""
         written, self._written = self._written, Counter()
         return written
+
+    def require_working(self, families: Iterable[Family]) -> None:
+        """Write nothing, to know whether what was refused before was refused for what it said.
+
+        Raises:
+            ApplyError: A program fails even at that.
+        """
+        tools = self._dataplane.tools()
+        for family in families:
+            try:
+                tools.restore(family, _NOTHING)
+            except RefusedError as exc:
+                raise ToolError(f"{exc}; it had nothing to write") from exc
 
     def _now(self) -> int | tuple[bytes, ...]:
         """The ruleset's generation; under iptables-legacy, what tells most of its changes."""
