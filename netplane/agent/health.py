@@ -109,9 +109,10 @@ class Health:
         period: Seconds (``syncPeriod``); two of them are the patience with every fault.
         last_heard: The source's last sign of life, on the monotonic clock.
         watch_bound: Seconds the source may be silent; two periods unless told.
+        fault: Why nothing is heard, "" where no reason is known: with one, two periods are enough.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (all but four have a default)
         self,
         *,
         families: Sequence[Family],
@@ -119,11 +120,13 @@ class Health:
         last_heard: Callable[[], float],
         clocks: Clocks,
         watch_bound: float | None = None,
+        fault: Callable[[], str] = str,
     ) -> None:
         self._clock, self._wall = clocks
         self._patience = PATIENCE * period
         self._last_heard = last_heard
         self._watch_bound = self._patience if watch_bound is None else watch_bound
+        self._fault = fault
         self._eligible = True
         self._rival = ""
         self._turned = self._clock()
@@ -202,8 +205,10 @@ class Health:
         found = []
         if not self.turning:
             found.append(f"the loop has not turned for {now - self._turned:.0f} s")
-        if self.watch_age >= self._watch_bound:
-            found.append(f"nothing was heard of the source for {self.watch_age:.0f} s")
+        fault = self._fault()
+        if self.watch_age >= (self._patience if fault else self._watch_bound):
+            because = f": {fault}" if fault else ""
+            found.append(f"nothing was heard of the source for {self.watch_age:.0f} s{because}")
         if self._rival:
             found.append(f"a kube-proxy programs this namespace too: {self._rival}")
         for family, writes in self._families.items():

@@ -102,6 +102,7 @@ async def _keep(settings: Settings, namespace: Namespace, held: socket.socket) -
         last_heard=lambda: source.last_heard,
         clocks=CLOCKS,
         watch_bound=max(source.patience, 2 * config.sync_period),
+        fault=lambda: source.fault,
     )
     ledger = Ledger()
     teller = Teller(config, source, health, ledger)

@@ -213,3 +213,24 @@ def test_eligibility_is_of_healthz_alone(
     assert node.get()["healthy"] is eligible
     assert node.health.livez().status == 200
     assert node.health.healthy
+
+
+def test_a_known_reason_for_silence_needs_no_patience_beyond_two_periods() -> None:
+    now, fault = 1000.0, ""
+    health = Health(
+        families=(Family.IPV4,),
+        period=_PERIOD,
+        last_heard=lambda: 1000.0,
+        clocks=Clocks(lambda: now, lambda: _EPOCH),
+        watch_bound=10 * _PERIOD,
+        fault=lambda: fault,
+    )
+    health.begun()
+    health.verified()
+    now += 2 * _PERIOD
+    health.turned()
+    assert health.healthy
+    fault = "the directory is gone"
+    assert health.reasons() == ("nothing was heard of the source for 60 s: the directory is gone",)
+    fault = ""
+    assert health.healthy
