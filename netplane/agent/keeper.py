@@ -143,6 +143,7 @@ class Keeper:
         """
         local = partial(local_addresses, self._namespace)
         node = view_for(self._config, self._node, local)
+        adopted = self._settled
         rival = foreign.find_kube_proxy(self._namespace) if look or not self._settled else None
         if rival is not None and not self._settled and not self._take_over:
             foreign.refuse(rival, self._namespace)
@@ -174,7 +175,8 @@ class Keeper:
             rules=engine.rules,
             conflicts=engine.conflicts,
             flow_seconds=took,
-            rival=str(rival) if rival and self._settled and not self._take_over else "",
+            # One that was to be taken over is none; one that comes, or goes on, after that is.
+            rival=str(rival) if rival and (adopted or not self._take_over) else "",
         )
 
     def _open(self, node: NodeView) -> Engine:

@@ -52,7 +52,7 @@ class Amount(NamedTuple):
 @pytest.fixture(
     params=[
         pytest.param(Amount(300, 250.0), id="short"),
-        pytest.param(Amount(10_000, 4000.0), id="soak", marks=pytest.mark.soak),
+        pytest.param(Amount(10_000, 1500.0), id="soak", marks=pytest.mark.soak),
     ]
 )
 def amount(request: pytest.FixtureRequest) -> Amount:

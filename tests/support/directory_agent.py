@@ -18,6 +18,7 @@ from tests.support.eventually import DEADLINE, eventually
 from tests.support.manifests import Object, kube_list
 
 HEALTH_PORT = 10256
+_START = 60.0  # seconds for a new process until all is written, beside others that start
 _PROJECT = Path(__file__).parents[2]
 
 
@@ -88,7 +89,7 @@ class DirectoryAgent:
         with self._log.open("a") as said:
             self._process = subprocess.Popen(argv, stderr=said, env=self.environment)
         if healthy:
-            self.await_health(200)
+            self.await_health(200, within=_START)
 
     def end(self, how: signal.Signals = signal.SIGTERM) -> int:
         """End it with a signal, and return its exit status."""
@@ -110,11 +111,15 @@ class DirectoryAgent:
     def await_health(self, status: int, *, within: float = DEADLINE) -> float:
         """Wait until /healthz answers so; returns the seconds that took. It must be alive."""
 
-        def answers_so() -> bool:
-            assert self.is_alive, f"the agent has ended:\n{self.said()}"
-            return self.healthz().status == status
+        last = Reply(0, {})
 
-        return eventually(answers_so, within=within)
+        def answers_so() -> bool:
+            nonlocal last
+            assert self.is_alive, f"the agent has ended:\n{self.said()}"
+            last = self.healthz()
+            return last.status == status
+
+        return eventually(answers_so, within=within, last=lambda: last)
 
     def healthz(self, path: str = "/healthz?verbose") -> Reply:
         """What its health port answers."""

@@ -9,16 +9,20 @@ DEADLINE = 20.0  # seconds; the product promises far less, a loaded machine does
 
 
 def eventually(
-    condition: Callable[[], object], *, within: float = DEADLINE, poll: float = 0.02
+    condition: Callable[[], object],
+    *,
+    within: float = DEADLINE,
+    poll: float = 0.02,
+    last: Callable[[], object] = str,
 ) -> float:
-    """Wait until a condition holds; returns the seconds that took.
+    """Wait until a condition holds; returns the seconds that took. ``last`` says what was seen.
 
     Raises:
-        AssertionError: It did not in time; the message has what it was last.
+        AssertionError: It did not in time.
     """
     began = time.monotonic()
-    while not (last := condition()):
+    while not condition():
         waited = time.monotonic() - began
-        assert waited < within, f"it did not come to pass in {within} s: {last!r}"
+        assert waited < within, f"it did not come to pass in {within:.0f} s {last()}"
         time.sleep(poll)
     return time.monotonic() - began
