@@ -41,8 +41,8 @@ def meaning(namespace: Namespace) -> dict[str, object]:
     """What the rules of both modes mean, in a form that is equal when they mean the same.
 
     Not compared: the order of chains and of a set's elements, which slot of a frontend an endpoint
-    has (an endpoint keeps its slot when others come and go), counters and handles, and what
-    netplane notes for itself about its last write.
+    has (an endpoint keeps its slot when others come and go), counters and handles, which clients
+    are remembered for their affinity, and what netplane notes for itself about its last write.
     """
     found: dict[str, object] = {}
     for program in ("iptables-save", "ip6tables-save"):
@@ -81,6 +81,8 @@ def _program(listing: dict[str, Any]) -> dict[str, list[str]]:
             found[f"chain {item['rule']['chain']}"].append(_text(body))
         elif kind in {"chain", "set", "map"}:
             elements = body.pop("elem", [])
+            if "timeout" in body.get("flags", ()):
+                elements = []
             slotted = body["name"].endswith("endpoints") and kind == "map"
             found[f"{kind} {body['name']}"] = [_text(body), *_elements(elements, slotted=slotted)]
     return found
