@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from netplane.apply.netns import Namespace
-from tests.support.directory_agent import DirectoryAgent, new_agent
 from tests.support.command import run_netplane
+from tests.support.directory_agent import DirectoryAgent, new_agent
 from tests.support.eventually import eventually
 from tests.support.kernel_state import meaning
 from tests.support.load import Load, new_load

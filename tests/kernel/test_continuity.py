@@ -17,12 +17,13 @@ import pytest
 
 from netplane.apply.foreign import find_kube_proxy
 from netplane.apply.netns import Namespace
-from tests.support.directory_agent import DirectoryAgent, new_agent
 from tests.support.command import run_netplane
+from tests.support.directory_agent import DirectoryAgent, new_agent
 from tests.support.eventually import eventually
 from tests.support.kernel_state import meaning, ruleset
 from tests.support.kube_proxy import Served, leave_iptables, leave_nftables
-from tests.support.load import Load, Target, new_load
+from tests.support.load import Load, new_load
+from tests.support.load_generator import Target
 from tests.support.manifests import Object, endpoint_slice, kube_list, node, service
 from tests.support.netns import run_tool
 from tests.support.scenario import MODES, Mode
