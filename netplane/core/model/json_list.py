@@ -23,6 +23,8 @@ from netplane.core.model import wire
 PIECE = 1 << 20
 
 _NEAR = 1 << 15
+#: Where so much is read and nowhere to cut is found, there is likely to be none.
+_PATIENCE = 16 * PIECE
 
 _HEAD = re.compile(rb'\s*\{[^\[]*?"items"\s*:\s*\[')
 _FIRST_ITEM = re.compile(rb'\s*\{\s*(?=")')
@@ -65,6 +67,7 @@ def read_list(pieces: Iterable[bytes]) -> JsonList | None:
     if head is None:
         return None
     try:
+        head[0].decode()
         buffer = buffer[head.end() :]
         items: list[Item] = []
         for chunk in _chunks(buffer, source):
@@ -93,8 +96,8 @@ class _Chunk(NamedTuple):
 def _chunks(buffer: bytes, source: Iterator[bytes]) -> Iterator[_Chunk]:
     """Cut between items: where one begins with the first one's blanks and the key of an object."""
     first = _FIRST_ITEM.match(buffer)
-    seen = 0
     if first is not None:
+        seen = 0
         between = [b"}" + c + first[0] + key for c in (b",", b", ") for key in _FIRST_KEYS]
         for piece in source:
             buffer += piece
@@ -107,8 +110,9 @@ def _chunks(buffer: bytes, source: Iterator[bytes]) -> Iterator[_Chunk]:
             if cut >= 0:
                 yield _Chunk(buffer[: cut + 1], None)
                 buffer, seen = buffer[cut + 1 :].removeprefix(b","), 0
-    else:
-        buffer += b"".join(source)
+            elif seen > _PATIENCE:
+                return
+    buffer += b"".join(source)
     items, bracket, end = buffer.rpartition(b"]")
     if bracket:
         yield _Chunk(items, end)

@@ -107,6 +107,14 @@ def test_a_large_list_is_cut_between_its_items_and_decoded_on_the_way() -> None:
     assert msgspec.json.decode(found.around) == listed()
 
 
+def test_a_list_that_offers_nowhere_to_cut_is_read_all_the_same() -> None:
+    odd = [{"spec": SERVICE["spec"], **SERVICE} for _ in range(200)]
+    text = json.dumps(listed(*odd), indent=4).encode()
+    found = json_list.read_list(in_pieces(text, 4096))
+    assert found is not None
+    assert len(found.items) == 200
+
+
 def test_one_odd_object_leaves_its_chunk_undecoded_and_no_other() -> None:
     items = [SERVICE] * 40
     text = json.dumps(listed(*items, POD, *items), indent=4).encode()
@@ -145,6 +153,7 @@ def test_anything_else_is_left_to_the_careful_reader(text: str) -> None:
     assert parse_pieces([text.encode()], origin="x") is None
 
 
-def test_bytes_that_are_no_text_are_left_to_the_careful_reader() -> None:
-    text = GOOD.replace("shop", "sh\u00f6p").encode("latin-1")
+@pytest.mark.parametrize("where", ['"shop"', '"List"', '"v1"'])
+def test_bytes_that_are_no_text_are_left_to_the_careful_reader(where: str) -> None:
+    text = GOOD.replace(where, '"\u00f6"').encode("latin-1")
     assert parse_pieces([text], origin="x") is None
