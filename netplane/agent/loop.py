@@ -34,6 +34,7 @@ from netplane.core.model.problem import Problem
 from netplane.errors import ApplyError, ConflictError, WireError
 
 _SHORT = 1.0  # seconds at most in which nobody is told that the loop turns
+_HUNG = 900.0  # seconds after which a pass is thought to hang, which a restart may mend
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,8 +72,7 @@ class Loop:
         """
         async with self._listening():
             while True:
-                self._parts.health.turned()
-                self._parts.notifier.alive()
+                self._turned()
                 if self._parts.source.in_sync:
                     await self._turn()
                 await self._wait()
@@ -111,15 +111,32 @@ class Loop:
         self._pacer.begun(look=look)
         begin = self._parts.clocks.monotonic()
         try:
-            kept = await asyncio.get_running_loop().run_in_executor(
-                self._worker, partial(self._keep, look=look)
-            )
+            kept = await self._work(look=look)
         except ConflictError:
             raise
         except (ApplyError, WireError) as exc:
             self._failed(exc, full=look)
             return
         await self._succeeded(kept, self._parts.clocks.monotonic() - begin, change)
+
+    async def _work(self, *, look: bool) -> Kept:
+        """Have one pass done, and turn meanwhile: a large one takes minutes in iptables mode."""
+        begin = self._parts.clocks.monotonic()
+        work = asyncio.get_running_loop().run_in_executor(
+            self._worker, partial(self._keep, look=look)
+        )
+        try:
+            while not (await asyncio.wait({work}, timeout=_SHORT))[0]:
+                if self._parts.clocks.monotonic() - begin < _HUNG:
+                    self._turned()
+        except asyncio.CancelledError:
+            work.cancel()
+            raise
+        return work.result()
+
+    def _turned(self) -> None:
+        self._parts.health.turned()
+        self._parts.notifier.alive()
 
     def _keep(self, *, look: bool) -> Kept:
         """One pass, on the worker's thread."""
@@ -212,8 +229,7 @@ class Loop:
         parts = self._parts
         while (rest := self._pacer.rest()) > 0:
             await asyncio.sleep(min(rest, _SHORT))
-            parts.health.turned()
-            parts.notifier.alive()
+            self._turned()
         waiting: set[asyncio.Future[object]] = {asyncio.ensure_future(parts.source.wait())}
         timeout = self._pacer.patience if parts.source.in_sync else self._pacer.pace.period
         if self._touched.is_set():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from netplane.cli import options
 
@@ -46,7 +47,7 @@ def command(
 
     config = read_config(call)
     if install_systemd:
-        return _install(call, config, kubeconfig)
+        return _install(ctx, call, config)
     from netplane.agent.node_agent import Settings, run
 
     run(
@@ -106,7 +107,7 @@ def _directory_source(paths: tuple[Path, ...], config: Config, journal: Journal)
     )
 
 
-def _install(call: options.Call, config: Config, kubeconfig: str | None) -> int:
+def _install(ctx: click.Context, call: options.Call, config: Config) -> int:
     """Write the unit that runs this very command line, and say how to start it."""
     from netplane.agent.delivery import (
         install_systemd,
@@ -115,21 +116,43 @@ def _install(call: options.Call, config: Config, kubeconfig: str | None) -> int:
         systemd_files,
     )
 
-    words = [str(own_program()), "agent", "--mode", config.mode, "--node", config.node_name]
-    for name in call.filenames:
-        words += ["-f", str(Path(name).absolute())]
-    if kubeconfig:
-        words += ["--kubeconfig", str(Path(kubeconfig).absolute())]
-    if call.config_path:
-        words += ["--config", str(Path(call.config_path).absolute())]
-    if call.netns:
-        words += ["--netns", call.netns]
-    for field, flag in (("cluster_cidrs", "--cluster-cidr"), ("service_cidrs", "--service-cidr")):
-        for network in getattr(config, field):
-            words += [flag, network]
+    words = [str(own_program()), "agent", *words_of(ctx, config)]
     parameters = kernel_parameters(config, processors=os.cpu_count() or 1)
     files = systemd_files(words, parameters, netns=call.netns)
     for path in install_systemd(Path("/"), files):
         print(path)
     print("now: systemctl daemon-reload && systemctl enable --now netplane-agent")
     return 0
+
+
+def words_of(ctx: click.Context, config: Config) -> list[str]:
+    """The options of this call as a unit needs them: set here or in this shell's environment.
+
+    The mode and the node are always said, for their defaults may change; paths become absolute.
+    """
+    words = [f"--mode={config.mode}", f"--node={config.node_name}"]
+    for parameter in ctx.command.params:
+        name = str(parameter.name)
+        source = ctx.get_parameter_source(name)
+        if name not in _SAID_ANYWAY and source in _CHOSEN and isinstance(parameter, click.Option):
+            words += _words(parameter, ctx.params[name])
+    return words
+
+
+#: Said in any case, or about this call alone.
+_SAID_ANYWAY = frozenset({"mode", "node_name", "install_systemd", "output"})
+_CHOSEN = frozenset({ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT})
+_PATHS = frozenset({"filenames", "kubeconfig", "config_path"})
+
+
+def _words(option: click.Option, value: object) -> list[str]:
+    """One option with its value, repeated as often as it has some."""
+    flag = max(option.opts, key=len)
+    if option.count:
+        return [flag] * int(str(value))
+    if option.is_flag:
+        return [flag] if value else []
+    values = value if isinstance(value, tuple) else (value,)
+    if option.name in _PATHS:
+        values = tuple(str(Path(str(path)).absolute()) for path in values)
+    return [f"{flag}={str(v).lower() if isinstance(v, bool) else v}" for v in values]

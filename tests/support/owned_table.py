@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from netplane.apply.netns import Namespace
-from tests.support.agent_process import eventually
+from tests.support.agent_process import DEADLINE, eventually
 from tests.support.netns import run_tool
 
 #: The table each mode writes to first.
@@ -15,8 +15,11 @@ TABLES = {"nftables": "ip netplane", "iptables": "ip nat"}
 
 
 @contextlib.contextmanager
-def owned_table(namespace: Namespace, mode: str) -> Iterator[None]:
-    """Let a stranger own the mode's table, in the place of what is there; in the end it goes."""
+def owned_table(namespace: Namespace, mode: str) -> Iterator[Callable[[], None]]:
+    """Let a stranger own the mode's table, in the place of what is there.
+
+    Yields what ends the stranger, and the table with it; the end of the block does so, too.
+    """
     table = TABLES[mode]
     argv = ["nft", "-i"]
     stranger = namespace.call(
@@ -29,4 +32,8 @@ def owned_table(namespace: Namespace, mode: str) -> Iterator[None]:
         )
         stranger.stdin.flush()
         eventually(lambda: "flags owner" in run_tool(["nft", "list", "ruleset"], inside=namespace))
-        yield
+
+        def end() -> None:
+            stranger.communicate(timeout=DEADLINE)
+
+        yield end

@@ -1,0 +1,51 @@
+"""The agent as a service manager has it: it says when it is ready, lives, and ends."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from netplane.apply.netns import Namespace
+from tests.support.agent_process import eventually, running_agent
+from tests.support.kernel_state import ruleset
+from tests.support.manifests import endpoint_slice, kube_list, node, service
+from tests.support.owned_table import owned_table
+
+pytestmark = [pytest.mark.kernel, pytest.mark.e2e]
+
+
+def test_it_says_ready_once_the_rules_are_there(netns: Namespace, tmp_path: Path) -> None:
+    folder = tmp_path / "manifests"
+    folder.mkdir()
+    content = kube_list(node("node-1", ip="192.0.2.1"), service("web"), endpoint_slice("web"))
+    (folder / "state.json").write_bytes(content)
+    said: list[str] = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(0)
+
+        def hears(word: str) -> bool:
+            try:
+                while True:
+                    said.append(manager.recv(4096).decode())
+            except BlockingIOError:
+                return word in said
+
+        environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1000000"}
+        options = ["-f", str(folder), "--mode", "nftables"]
+        log = tmp_path / "said.log"
+        with owned_table(netns, "nftables") as _unwritable:
+            agent = running_agent(netns, log, *options, environment=environment)
+            with agent as running:
+                running.until(lambda: hears("WATCHDOG=1"))
+                running.until(lambda: "could not be written" in running.said)
+                assert not hears("READY=1"), "nothing is verified yet"
+                _unwritable()
+                running.until(lambda: hears("READY=1"))
+                assert "172.30.0.10" in ruleset(netns)
+                heard = said.count("WATCHDOG=1")
+                running.until(lambda: hears("") or said.count("WATCHDOG=1") > heard + 2)
+                assert any(line.startswith("STATUS=") for line in said)
+        eventually(lambda: hears("STOPPING=1"))
