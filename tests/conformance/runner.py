@@ -56,7 +56,7 @@ class Run:
         complaints, self._kept = judge(
             self._traffic,
             self._scenario.node,
-            self._sendable(packets),
+            sendable(packets, self._namespace),
             lambda packet: schema.has_affinity(packet, objects),
             self._kept,
         )
@@ -65,15 +65,6 @@ class Run:
             wrong.append("applied twice, and the second time reports a change")
         wrong += self._judge_health_checks(step, objects)
         return wrong
-
-    def _sendable(self, packets: list[Packet]) -> list[Packet]:
-        """The packets this kernel can follow; says which ones are left out, and why."""
-        if self._namespace.call(_SCTP_TRACKING.exists):
-            return packets
-        for packet in packets:
-            if packet.proto == "SCTP":
-                print(f"left out, as this kernel does not track SCTP connections: {packet}")
-        return [packet for packet in packets if packet.proto != "SCTP"]
 
     def apply(self, objects: Sequence[Object]) -> bool:
         """Apply a whole state with the command; returns whether it says that anything changed."""
@@ -128,6 +119,16 @@ def run_scenario(scenario: Scenario, mode: Mode) -> list[str]:
             if step.waitSeconds:
                 time.sleep(step.waitSeconds)  # the scenario's own pause
     return wrong
+
+
+def sendable(packets: list[Packet], namespace: Namespace) -> list[Packet]:
+    """The packets this kernel can follow; says which ones are left out, and why."""
+    if namespace.call(_SCTP_TRACKING.exists):
+        return packets
+    for packet in packets:
+        if packet.proto == "SCTP":
+            print(f"left out, as this kernel does not track SCTP connections: {packet}")
+    return [packet for packet in packets if packet.proto != "SCTP"]
 
 
 def options_of(node: NodeUnderTest) -> list[str]:

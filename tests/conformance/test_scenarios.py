@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conformance.agent_runner import is_about_an_agent, run_with_agent
 from tests.conformance.runner import run_scenario
 from tests.support.host_iptables import Variant, use_iptables
 from tests.support.scenario import Mode, Scenario, load
@@ -14,14 +15,19 @@ pytestmark = pytest.mark.kernel
 
 SCENARIOS = Path(__file__).parent / "scenarios"
 
-# What a scenario runs with: the mode, and which iptables the host has.
+# What a scenario runs with: the mode, and which iptables the host has. Most are one run of the
+# command for each step; an agent that goes on is given the scenarios in which something changes.
 RUNS: dict[str, tuple[Mode, Variant]] = {
     "iptables": ("iptables", "nft"),
     "iptables-legacy": ("iptables", "legacy"),
     "nftables": ("nftables", "nft"),
+    "iptables-agent": ("iptables", "nft"),
+    "nftables-agent": ("nftables", "nft"),
 }
 
 
+# What these are about is what an agent does: it follows, is restarted, deletes flows, opens ports.
+_AGENTS_OWN = frozenset({"sequence", "healthcheck", "conntrack", "affinity", "ipv6"})
 # What these are about is decided before there are rules, and both variants of iptables are given
 # the same text: tests/kernel/test_iptables.py reads it back from either.
 _PLAN_ALONE = frozenset({"topology", "slices", "terminating", "ownership", "healthcheck"})
@@ -48,6 +54,8 @@ def _is_worth_running(scenario: Scenario, run: str) -> bool:
     """Whether a scenario of our own says anything about a run."""
     if RUNS[run][0] not in scenario.backends:
         return False
+    if run.endswith("-agent"):
+        return scenario.category in _AGENTS_OWN and is_about_an_agent(scenario)
     return run != "iptables-legacy" or scenario.category not in _PLAN_ALONE
 
 
@@ -56,6 +64,13 @@ def test_scenario(path: Path, run: str, tmp_path: Path, monkeypatch: pytest.Monk
     scenario = load(path)
     if mode not in scenario.backends:
         pytest.skip(f"{scenario.id} is about {', '.join(scenario.backends)} only")
-    use_iptables(variant, tmp_path, monkeypatch)
-    wrong = run_scenario(scenario, mode)
+    if run.endswith("-agent") and not is_about_an_agent(scenario):
+        pytest.skip(f"{scenario.id} has nothing that changes for an agent to follow")
+    links = tmp_path / "links"
+    links.mkdir()
+    use_iptables(variant, links, monkeypatch)
+    if run.endswith("-agent"):
+        wrong = run_with_agent(scenario, mode, tmp_path)
+    else:
+        wrong = run_scenario(scenario, mode)
     assert not wrong, "\n".join(wrong)

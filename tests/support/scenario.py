@@ -1,8 +1,7 @@
 """Behaviour scenarios: a node, manifests in steps, and packets with the outcome they must have.
 
 The schema is described in ``tests/conformance/scenarios/README.md``. Fields that only document a
-scenario are not read. Nor is ``restart``: every step is one run of the command, a new process that
-knows nothing but what is in the kernel.
+scenario are not read.
 """
 
 from __future__ import annotations
@@ -84,7 +83,12 @@ class HealthCheck(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """Changes to the cluster's objects, and what must hold after them."""
+    """Changes to the cluster's objects, and what must hold after them.
+
+    Attributes:
+        restart: The proxy was down while this changed. Where every step is one run of the command,
+            it always is a new process that knows nothing but what is in the kernel.
+    """
 
     note: str = ""
     objects: tuple[Object, ...] = ()
@@ -92,6 +96,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     packets: tuple[Packet, ...] = ()
     healthChecks: tuple[HealthCheck, ...] = ()  # noqa: N815
     waitSeconds: float = 0  # noqa: N815
+    restart: bool = False
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
