@@ -44,6 +44,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         node: What the node is, as planned for.
+        turned: It is another than for the pass before.
         changes: What was changed in the rules.
         replanned: The Services whose plan is another than after the pass before.
         refused: Services of which the kernel refused something, with its words.
@@ -61,6 +62,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     node: NodeView
+    turned: bool
     changes: Changes
     replanned: tuple[Replanned, ...]
     refused: Mapping[ServiceName, str]
@@ -148,6 +150,7 @@ class Keeper:
         if rival is not None and not self._settled and not self._take_over:
             foreign.refuse(rival, self._namespace)
         engine = self._engine or self._open(node)
+        turned = node != engine.planner.node
         applied = self._write(engine, node, look=look)
         after = FollowUp()
         if look or not self._settled:
@@ -162,6 +165,7 @@ class Keeper:
         self._settled = self._settled or not after.failures
         return Kept(
             node=node,
+            turned=turned,
             changes=applied.changes,
             replanned=applied.replanned,
             refused=applied.refused,

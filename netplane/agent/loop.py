@@ -170,7 +170,8 @@ class Loop:
 
     async def _succeeded(self, kept: Kept, seconds: float, change: ClusterChange | None) -> None:
         parts = self._parts
-        repaired = not (change or kept.replanned or self._pacer.retrying) and self._passes > 0
+        expected = change or kept.replanned or kept.turned or self._pacer.retrying
+        repaired = not expected and self._passes > 0
         fresh = parts.ledger.settled(kept.refused, kept.collisions)
         parts.health.verified()
         parts.health.rival(kept.rival)
