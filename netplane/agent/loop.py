@@ -75,6 +75,8 @@ class Loop:
                 self._turned()
                 if self._parts.source.in_sync:
                     await self._turn()
+                else:
+                    self._parts.source.take()  # nothing yet, and from now on only news wakes us
                 await self._wait()
 
     @contextlib.asynccontextmanager

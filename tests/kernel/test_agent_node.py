@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -101,6 +102,10 @@ def test_node_port_addresses_follow_the_node(mode: Mode, tmp_path: Path) -> None
         assert "are repaired" not in stage.agent.said(), "nobody else has written"
 
 
+def _is_answered_by(stage: Stage, endpoints: set[str]) -> bool:
+    return {outcome.endpoint for outcome in stage.calls(POD, CLUSTER_IP, 80)} == endpoints
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_hints_follow_the_nodes_zone(mode: Mode, tmp_path: Path) -> None:
     with _stage(mode, tmp_path) as stage:
@@ -109,14 +114,10 @@ def test_hints_follow_the_nodes_zone(mode: Mode, tmp_path: Path) -> None:
         for zone, near in (("zone-b", IN_B), ("zone-a", IN_A)):
             stage.agent.write("node", node("node-1", ip=NODE, zone=zone))
             wanted = {f"{near}:8080"}
-            eventually(
-                lambda wanted=wanted: (
-                    {o.endpoint for o in stage.calls(POD, CLUSTER_IP, 80)} == wanted
-                )
-            )
+            eventually(partial(_is_answered_by, stage, wanted))
         stage.agent.write("node", node("node-1", ip=NODE))
         both = {f"{IN_A}:8080", f"{IN_B}:8080"}
-        eventually(lambda: {o.endpoint for o in stage.calls(POD, CLUSTER_IP, 80)} == both)
+        eventually(partial(_is_answered_by, stage, both))
 
 
 @pytest.mark.parametrize("mode", MODES)
