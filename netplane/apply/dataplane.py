@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from netplane.apply.nfnetlink_commit import Vouch
 from netplane.core.plan.changes import Changes
 from netplane.core.plan.plan import Plan
 from netplane.core.plan.status import Status
@@ -33,6 +34,9 @@ class Dataplane(Protocol):
 
     def render(self, plan: Plan) -> str:
         """The whole desired state as text that this mode's tool loads; needs no kernel."""
+
+    def heed(self, vouch: Vouch) -> None:
+        """From now on, believe who may know that foreign commits did no harm."""
 
     def prepare(self, plan: Plan) -> Update:
         """Compile the plan, observe the kernel, and work out the difference; writes nothing."""

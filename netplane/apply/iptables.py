@@ -8,6 +8,7 @@ import msgspec
 
 from netplane.apply.iptables_tools import Tools, Variant, detect_variant
 from netplane.apply.netns import Namespace
+from netplane.apply.nfnetlink_commit import Vouch
 from netplane.apply.threads import Worker
 from netplane.core.iptables.compile import compile_family, compile_jumps
 from netplane.core.iptables.diff import Delta, diff, removal
@@ -71,6 +72,9 @@ class IptablesDataplane:
     def render_family(self, plan: FamilyPlan) -> str:
         """One family's restore input, which ``iptables-restore --noflush`` loads as it is."""
         return whole_text(compile_family(plan, environment()))
+
+    def heed(self, vouch: Vouch) -> None:
+        """Nothing to heed: a restore is not refused because others have written."""
 
     def prepare(self, plan: Plan) -> IptablesUpdate:
         """Compile, observe and compare; writes nothing.

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from netplane.apply.netns import Namespace
 from netplane.apply.nfnetlink import NfnetlinkSocket
+from netplane.apply.nfnetlink_commit import Vouch
 from netplane.apply.nftables_observe import Target, observe
 from netplane.apply.nftables_tool import NftTool
 from netplane.apply.nftables_write import Writer
@@ -45,7 +46,12 @@ class NftablesDataplane:
         self._namespace = namespace
         self._postpone = postpone
         self._tool = NftTool(namespace)
+        self._vouch: Vouch | None = None
         self.notes: tuple[str, ...] = ()
+
+    def heed(self, vouch: Vouch) -> None:
+        """From now on, believe who may know that foreign commits did no harm."""
+        self._vouch = vouch
 
     def render(self, plan: Plan) -> str:
         """All families as one script that replaces our tables; see ``core.nftables.text``."""
@@ -61,7 +67,7 @@ class NftablesDataplane:
         require_net_admin()
         targets = [Target.of(family) for family in plan.families]
         with NfnetlinkSocket(self._namespace) as link:
-            sight = observe(link, self._tool, targets)
+            sight = observe(link, self._tool, targets, vouch=self._vouch)
         parts = []
         changes = []
         for target, seen in zip(targets, sight.tables, strict=True):
@@ -76,6 +82,7 @@ class NftablesDataplane:
             merged(changes),
             sight.generation,
             postpone=self._postpone,
+            vouch=self._vouch,
         )
 
     def status(self) -> Status:
@@ -138,6 +145,7 @@ class NftablesUpdate:
         generation: int,
         *,
         postpone: bool | None,
+        vouch: Vouch | None,
     ) -> None:
         self._namespace = namespace
         self._tool = tool
@@ -145,6 +153,7 @@ class NftablesUpdate:
         self._changes = changes
         self._generation = generation
         self._postpone = postpone
+        self._vouch = vouch
 
     @property
     def changes(self) -> Changes:
@@ -166,7 +175,7 @@ class NftablesUpdate:
         if all(part.recorded and not part.delta for part in parts):
             return
         with NfnetlinkSocket(self._namespace) as link:
-            writer = Writer(link, self._tool, postpone=self._postpone)
+            writer = Writer(link, self._tool, postpone=self._postpone, vouch=self._vouch)
             written = writer.write([part.delta for part in parts], self._generation)
             writer.note([(p.desired.family, Wanted.of(p.desired)) for p in parts], written)
         if written.refused:

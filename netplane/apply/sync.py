@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 
 import msgspec
@@ -22,6 +23,7 @@ from netplane.apply.flows import Flow
 from netplane.apply.follow_up import FollowUp, foreseen_parameters
 from netplane.apply.modes import Leftover, leftovers, open_mode
 from netplane.apply.netns import Namespace
+from netplane.apply.witness import Witness, concern_of
 from netplane.config import PRIMARY, Config
 from netplane.core.model.service import Node
 from netplane.core.model.snapshot import Snapshot
@@ -119,20 +121,28 @@ class Sync:
         )
 
     def _commit_rules(self) -> Changes:
-        """Commit; where another process was quicker, observe again and commit that."""
-        for attempt in range(1, _ATTEMPTS + 1):
-            changes = self._update.changes
-            self._tried.append(changes)
-            try:
-                self._update.commit()
-            except LockedError:
-                raise  # the wait for it is over
-            except ApplyError as exc:
-                if not exc.retryable or attempt == _ATTEMPTS:
-                    raise
-                self._update = self._dataplane.prepare(self.plan)
-            else:
-                return changes
+        """Commit; where another process was quicker, observe again and commit that.
+
+        From then on foreign commits are listened to, so that those which do no harm cost no more
+        looks. Not from the start: the kernel would tell us each element that we write, too.
+        """
+        with ExitStack() as listening:
+            for attempt in range(1, _ATTEMPTS + 1):
+                changes = self._update.changes
+                self._tried.append(changes)
+                try:
+                    self._update.commit()
+                except LockedError:
+                    raise  # the wait for it is over
+                except ApplyError as exc:
+                    if not exc.retryable or attempt == _ATTEMPTS:
+                        raise
+                    if attempt == 1:
+                        witness = Witness(self._namespace, concern_of(self._mode))
+                        self._dataplane.heed(listening.enter_context(witness).vouch)
+                    self._update = self._dataplane.prepare(self.plan)
+                else:
+                    return changes
         raise AssertionError("unreachable: the last attempt returns or raises")
 
 

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -30,7 +31,9 @@ from netplane.core.model.address import Family
 from netplane.core.model.snapshot import Snapshot
 from netplane.core.plan.node import FamilyView, NodeView
 from netplane.errors import ApplyError
+from tests.support.command import run_netplane
 from tests.support.hostile import Writer, hostile
+from tests.support.manifests import kube_list
 from tests.support.netns import run_tool
 from tests.support.scenario import MODES
 from tests.support.snapshots import difference, snapshot_of, web
@@ -127,6 +130,19 @@ def test_every_change_gets_in_beside_foreign_writers(netns: Namespace, seconds: 
     assert min(committed) > 0
     assert changes > observed, "each change observed everything"
     assert sentinel(netns) == before
+
+
+def test_an_apply_gets_in_beside_foreign_writers(netns: Namespace, tmp_path: Path) -> None:
+    """A process of a moment listens once it was too slow, and then is as good as the agent."""
+    manifest = tmp_path / "state.json"
+    options = ["--mode", "nftables", "--netns", str(netns.name), "--node", "node-1"]
+    with foreign_writers(netns) as writers:
+        for count in (3, 4, 2):
+            manifest.write_bytes(kube_list(*web(SERVICES, count)))
+            ran = run_netplane("apply", "-f", str(manifest), *options)
+            assert ran.status == 0, str(ran)
+        assert min(writer.stop() for writer in writers) > 0
+    assert run_netplane("diff", "-f", str(manifest), *options).status == 0
 
 
 @pytest.mark.parametrize("seconds", LENGTHS)
