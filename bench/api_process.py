@@ -19,6 +19,7 @@ def main() -> None:
     with ApiServer(bookmarks=1.0) as server:
         for thing in listed["items"]:
             server.store.put(thing)
+        server.store.compact()  # a watch looks through all that happened since
         print(server.port, flush=True)
         for line in sys.stdin.buffer:
             server.store.put(msgspec.json.decode(line))
