@@ -226,6 +226,16 @@ class _translated:  # noqa: N801 (reads as a statement)
                 raise WatchError("the API server is not reached in time") from error
             case aiohttp.SocketTimeoutError() | asyncio.TimeoutError():
                 raise SilenceError("the API server says nothing any more") from error
+            case aiohttp.ClientConnectorCertificateError():
+                words = shown(str(error.certificate_error))
+                raise WatchError(
+                    f"the API server's certificate is not trusted: {words}"
+                ) from error
+            case aiohttp.ClientConnectorError():
+                # Its own words begin with so much about TLS that the reason is cut off.
+                words = shown(error.os_error.strerror or str(error.os_error))
+                where = f"{error.host}:{error.port}"
+                raise WatchError(f"the API server is not reached at {where}: {words}") from error
             case aiohttp.ClientError() | OSError() | asyncio.IncompleteReadError():
                 words = shown(str(error) or type(error).__name__)
                 raise WatchError(f"the API server is not reached: {words}") from error

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from netplane.apply.netns import Namespace
-from tests.support.agent_process import AgentProcess, running_agent
+from tests.support.agent_process import METRICS_PORT, AgentProcess, running_agent
 from tests.support.api_server import EVENT_FAULTS, LIST_FAULTS, WATCH_FAULTS, ApiServer, Fault
 from tests.support.api_server_model import Object
 from tests.support.certificates import Pair, make
@@ -23,6 +23,7 @@ from tests.support.churn import Churn
 from tests.support.command import run_netplane
 from tests.support.kernel_state import ruleset
 from tests.support.manifests import endpoint_slice, kube_list, node, service
+from tests.support.netns import run_tool
 
 pytestmark = [pytest.mark.kernel, pytest.mark.e2e]
 
@@ -153,8 +154,26 @@ def test_it_programs_follows_and_outlives_the_server(
         assert "10.244.9.2" in ruleset(netns)
 
 
-#: The source does not know which rules are written, so one mode is enough for a normal run.
 _IPTABLES_TOO = pytest.param("iptables", marks=pytest.mark.soak)
+
+
+def test_without_an_api_server_it_waits_and_costs_nothing(
+    netns: Namespace, tmp_path: Path
+) -> None:
+    with _cluster(netns, tmp_path) as cluster:
+        _fill(cluster.server, 3)
+        options = ["--kubeconfig", str(cluster.kubeconfig), "--mode", "nftables"]
+        with cluster.server.away(), running_agent(netns, tmp_path / "said.log", *options) as agent:
+            agent.until(lambda: "not reached" in agent.said)
+            before = agent.cpu_seconds()
+            time.sleep(3)  # what it uses meanwhile is the question
+            assert agent.cpu_seconds() - before < 0.5
+            assert agent.get("/healthz").status == 503
+            assert agent.get("/healthz", port=METRICS_PORT).status == 200
+            assert run_tool(["nft", "list", "ruleset"], inside=netns) == "", "nothing is written"
+
+
+#: The source does not know which rules are written, so one mode is enough for a normal run.
 _GROUPS = {
     "lists": LIST_FAULTS,
     "watches": WATCH_FAULTS,
