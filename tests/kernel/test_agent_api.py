@@ -168,6 +168,7 @@ def test_without_an_api_server_it_waits_and_costs_nothing(
             before = agent.cpu_seconds()
             time.sleep(3)  # what it uses meanwhile is the question
             assert agent.cpu_seconds() - before < 0.5
+            assert "Connection refused" in agent.said
             assert agent.get("/healthz").status == 503
             assert agent.get("/healthz", port=METRICS_PORT).status == 200
             assert run_tool(["nft", "list", "ruleset"], inside=netns) == "", "nothing is written"
