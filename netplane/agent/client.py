@@ -232,12 +232,16 @@ class _translated:  # noqa: N801 (reads as a statement)
                     f"the API server's certificate is not trusted: {words}"
                 ) from error
             case aiohttp.ClientConnectorError():
-                # Its own words begin with so much about TLS that the reason is cut off.
-                words = shown(error.os_error.strerror or str(error.os_error))
-                where = f"{error.host}:{error.port}"
-                raise WatchError(f"the API server is not reached at {where}: {words}") from error
+                words = f"at {error.host}:{error.port}: {_reason(error.os_error)}"
+                raise WatchError(f"the API server is not reached {words}") from error
             case aiohttp.ClientError() | OSError() | asyncio.IncompleteReadError():
                 words = shown(str(error) or type(error).__name__)
                 raise WatchError(f"the API server is not reached: {words}") from error
             case _:
                 return
+
+
+def _reason(error: OSError) -> str:
+    """Why a connection could not be made: in aiohttp's words, and asyncio's, it is cut off."""
+    number = error.errno if type(error).__module__ == "builtins" else None
+    return os.strerror(number) if number else shown(error.strerror or str(error))
