@@ -41,6 +41,7 @@ def _kept(**told: object) -> Kept:
         "collisions": (),
         "health_checks": (),
         "observed": False,
+        "turned": False,
     }
     return Kept(**(kept | told))  # type: ignore[arg-type]
 
