@@ -16,6 +16,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -70,28 +71,32 @@ class Loop:
         Raises:
             ConflictError: A kube-proxy programs this namespace and is not to be taken over.
         """
-        async with self._listening():
+        async with self._listening() as listening:
             while True:
+                if listening.done():
+                    # A source gets over all that the other side does to it: this is a fault of
+                    # ours. A process that starts anew serves better than one that hears nothing.
+                    listening.result()
+                    raise AssertionError("a source listens until it is cancelled")
                 self._turned()
                 if self._parts.source.in_sync:
                     await self._turn()
                 else:
                     self._parts.source.take()  # nothing yet, and from now on only news wakes us
-                await self._wait()
+                await self._wait(listening)
 
     @contextlib.asynccontextmanager
-    async def _listening(self) -> AsyncIterator[None]:
-        """Listen to the source and to the kernel meanwhile."""
+    async def _listening(self) -> AsyncIterator[asyncio.Task[None]]:
+        """Listen to the source, by the task that is yielded, and to the kernel meanwhile."""
         listening = asyncio.create_task(self._parts.source.run())
         touched = self._touched.set
         try:
             async with self._parts.lookout.watching(touched, touched):
-                yield
+                yield listening
         finally:
             self._parts.notifier.stopping()
             listening.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await listening
+            await asyncio.gather(listening, return_exceptions=True)
             await self._parts.checks.close()
             self._worker.shutdown()
             self._parts.journal.report_dropped()
@@ -227,13 +232,13 @@ class Loop:
         for problem in problems:
             self._parts.journal.warning("refused", "refused", object=str(problem))
 
-    async def _wait(self) -> None:
+    async def _wait(self, listening: asyncio.Task[None]) -> None:
         """Until there is something to do: a change, a notice, a pause over, or the period."""
         parts = self._parts
         while (rest := self._pacer.rest()) > 0:
             await asyncio.sleep(min(rest, _SHORT))
             self._turned()
-        waiting: set[asyncio.Future[object]] = {asyncio.ensure_future(parts.source.wait())}
+        waiting: set[asyncio.Future[Any]] = {asyncio.ensure_future(parts.source.wait())}
         timeout = self._pacer.patience if parts.source.in_sync else self._pacer.pace.period
         if self._touched.is_set():
             timeout = min(timeout, self._pacer.rest_from_looking())
@@ -242,7 +247,8 @@ class Loop:
         if parts.notifier.watchdog:
             timeout = min(timeout, parts.notifier.watchdog / 2)
         try:
-            await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            anything: set[asyncio.Future[Any]] = {*waiting, listening}
+            await asyncio.wait(anything, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in waiting:
                 task.cancel()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from netplane.apply.netns import Namespace
-from tests.support.agent_process import eventually, running_agent
+from tests.support.agent_process import DEADLINE, eventually, running_agent
 from tests.support.kernel_state import ruleset
 from tests.support.manifests import endpoint_slice, kube_list, node, service
 from tests.support.owned_table import owned_table
@@ -49,3 +51,25 @@ def test_it_says_ready_once_the_rules_are_there(netns: Namespace, tmp_path: Path
                 running.until(lambda: hears("") or said.count("WATCHDOG=1") > heard + 2)
                 assert any(line.startswith("STATUS=") for line in said)
         eventually(lambda: hears("STOPPING=1"))
+
+
+_BROKEN = """
+import tests.support.flooded_agent as flooded
+
+class Broken(flooded.Flood):
+    async def run(self):
+        raise RuntimeError("a fault of ours")
+
+flooded.Flood = Broken
+flooded.main()
+"""
+
+
+def test_a_source_that_ends_ends_the_agent(netns: Namespace) -> None:
+    """A service manager starts it anew; one that hears nothing would keep a stale node."""
+    argv = [sys.executable, "-c", _BROKEN, "nftables"]
+    done = netns.call(
+        lambda: subprocess.run(argv, capture_output=True, text=True, check=False, timeout=DEADLINE)
+    )
+    assert done.returncode == 1
+    assert "a fault of ours" in done.stderr
