@@ -15,7 +15,7 @@ from netplane.apply.netns import Namespace
 from netplane.apply.privilege import require_net_admin
 from netplane.apply.tools import Completed, find, run
 from netplane.core.iptables.compile import compile_jumps
-from netplane.core.iptables.layout import TABLES
+from netplane.core.iptables.layout import NAT, TABLES
 from netplane.core.iptables.parse import Observed, parse_save
 from netplane.core.iptables.steps import Step
 from netplane.core.model.address import Family
@@ -133,6 +133,20 @@ class Tools(msgspec.Struct, frozen=True):
                     "Move them to a table of another name, or use --mode nftables"
                 )
         return parse_save(text)
+
+    def counted(self, family: Family) -> str:
+        """The table nat with counters, as the program prints it, unread.
+
+        Raises:
+            PrivilegeError: CAP_NET_ADMIN is missing.
+            ToolError: The program failed.
+        """
+        self.namespace.call(require_net_admin)
+        argv = [self.program(family, "save"), "-c", "-t", NAT]
+        done = run(self.namespace, argv)
+        if done.status != 0:
+            raise ToolError(f"{argv[0]} ended with status {done.status}: {_tidy(done.stderr)}")
+        return done.stdout.decode(errors="replace")
 
     def restore(self, family: Family, step: Step) -> None:
         """Write one step; either all of it lands or nothing.

@@ -9,7 +9,7 @@ from netplane.apply.iptables import IptablesDataplane
 from netplane.apply.netns import Namespace
 from netplane.apply.nfnetlink import NfnetlinkSocket
 from netplane.config import Mode
-from netplane.core.iptables.status import frontends
+from netplane.core.iptables.status import connections
 from netplane.core.model.address import Family
 from netplane.core.model.service import ServiceName
 from netplane.core.nftables.layout import SETS, SetLayout, Values, Verdict
@@ -42,7 +42,7 @@ def new_connections(mode: Mode, namespace: Namespace) -> dict[ServiceName, int]:
 
 
 def _of_elements(namespace: Namespace) -> Iterator[tuple[str, int]]:
-    """Label and packets of each frontend's element; 25,000 of them in about 0.1 s."""
+    """Label and packets of each frontend's element: 10,000 cost about 0.17 s of processor."""
     with NfnetlinkSocket(namespace) as link:
         for family in Family:
             for layout in _VERDICTS:
@@ -66,5 +66,4 @@ def _of_rules(namespace: Namespace) -> Iterator[tuple[str, int]]:
     tools = dataplane.tools()
     for family in Family:
         if dataplane.usable(tools, family):
-            for frontend in frontends(family, tools.save(family, counters=True)):
-                yield frontend.label, frontend.connections or 0
+            yield from connections(tools.counted(family))
