@@ -113,7 +113,6 @@ class ApiSource:
     async def wait(self) -> None:
         """Until there is something to take, or the source is in sync, faulty or well again."""
         await self._news.wait()
-        self._news.clear()  # here, for a source that is not in sync is waited for, not taken from
 
     async def _keep(self, machine: ListWatch, client: Client) -> None:
         """One request after the other, whatever becomes of each."""

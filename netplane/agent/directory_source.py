@@ -110,7 +110,6 @@ class DirectorySource:
     async def wait(self) -> None:
         """Until there is something to take, or the source is in sync, faulty or well again."""
         await self._news.wait()
-        self._news.clear()  # here, for a source that is not in sync is waited for, not taken from
 
     async def _events(self) -> AsyncGenerator[set[Path] | None, None]:
         """The files that something happened to; None now and then, to look at all of them.
