@@ -218,15 +218,12 @@ def test_take_over(mode: Mode, left: str, amount: Amount, tmp_path: Path) -> Non
             agent.options = [*OPTIONS, "--take-over"]
             agent.start()
             eventually(lambda: not find_kube_proxy(netns))
-            agent.end()
+            _assert_same_as_fresh(netns, mode, agent)
 
         made = load.across(take_over, at_least=0)
         if made < amount.connections:
             load.go_on(amount.connections - made, within=60)
         _say(f"{mode} from kube-proxy {left}", load.made())
-        agent.options = list(OPTIONS)
-        agent.start()
-        _assert_same_as_fresh(netns, mode, agent)
 
 
 def _assert_same_as_fresh(netns: Namespace, mode: Mode, agent: DirectoryAgent) -> None:
@@ -259,21 +256,14 @@ def test_apply_beside_a_stopped_agent(mode: Mode, amount: Amount, tmp_path: Path
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_rules_stay_until_cleanup(mode: Mode, tmp_path: Path) -> None:
-    with _stage(mode, tmp_path, Amount(0, 250.0)) as (netns, agent, load):
-        assert agent.end() == 0
-        load.go_on(50)
-        load.assert_whole()
-    with (
-        new_topology(Addresses(node=(NODE,))) as topology,
-        new_agent(topology.node, tmp_path, mode, *OPTIONS) as agent,
-    ):
-        netns = topology.node
+def test_rules_stay_until_cleanup(netns: Namespace, mode: Mode, tmp_path: Path) -> None:
+    with new_agent(netns, tmp_path, mode, *OPTIONS) as agent:
+        agent.write("state", *_cluster())
         agent.start()
-        agent.end()
-        assert CLUSTER_IP in ruleset(netns)
-        ran = run_netplane("cleanup", "--netns", str(netns))
-        assert ran.status == 0, str(ran)
-        left = run_tool(["nft", "list", "ruleset"], inside=netns)
-        assert "KUBE-" not in left
-        assert "netplane" not in left
+        assert agent.end() == 0
+    assert CLUSTER_IP in ruleset(netns)
+    ran = run_netplane("cleanup", "--netns", str(netns))
+    assert ran.status == 0, str(ran)
+    left = run_tool(["nft", "list", "ruleset"], inside=netns)
+    assert "KUBE-" not in left
+    assert "netplane" not in left

@@ -112,6 +112,7 @@ class Generator:
         self._books = Books()
         self._underway: dict[int, tuple[Target, TcpAttempt, float, bool]] = {}
         self._held: list[_Held] = []
+        self._held_ports: set[int] = set()
         self._ports = itertools.cycle(_PORTS)
         self._turns = itertools.cycle(order.targets)
         self._started = 0
@@ -142,7 +143,7 @@ class Generator:
 
     def _begin(self, target: Target, *, hold: bool) -> None:
         flow = Flow(Place.WORLD, Protocol.TCP, target.source, target.address, target.port)
-        attempt = TcpAttempt(flow, next(self._ports))
+        attempt = TcpAttempt(flow, next(p for p in self._ports if p not in self._held_ports))
         descriptor = attempt.socket.fileno()
         self._underway[descriptor] = (target, attempt, time.monotonic(), hold)
         self._watch(descriptor, lambda: self._concluded(descriptor))
@@ -161,6 +162,7 @@ class Generator:
         if hold and outcome.verdict is Verdict.ACCEPT:
             held = _Held(target, attempt, outcome.endpoint, time.monotonic())
             self._held.append(held)
+            self._held_ports.add(attempt.source_port)
             self._watch(descriptor, lambda: self._pinged(held), again=True)
         else:
             self._close(attempt.socket)
