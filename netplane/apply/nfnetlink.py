@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
+from netplane.apply import own_hands
 from netplane.apply.netns import Namespace
 from netplane.apply.nfnetlink_errors import (
     batch_error,
@@ -131,6 +132,7 @@ class NfnetlinkSocket:
         tb: TracebackType | None,
     ) -> None:
         if self._socket is not None:
+            own_hands.closed(_port_of(self._socket))
             self._socket.close()
             self._socket = None
 
@@ -412,6 +414,7 @@ class NfnetlinkSocket:
             opened.bind((0, 0))
             # Connected to the kernel, nobody else can send to us.
             opened.connect((_KERNEL_PORT, 0))
+            own_hands.opened(_port_of(opened))
         except BaseException:
             opened.close()
             raise
@@ -468,3 +471,10 @@ def _ask_error(said: Answer, request: Message) -> ApplyError:
         words = describe(said.errno, said.words)
         return RefusedError(f"no {name} in the table {TABLE}: {words}", errno=said.errno)
     return question_error(said)
+
+
+def _port_of(opened: socket.socket) -> int:
+    """A netlink socket's own port, which notices name as the source of what it committed."""
+    port, _ = opened.getsockname()
+    assert isinstance(port, int)
+    return port

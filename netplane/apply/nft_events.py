@@ -9,14 +9,12 @@ What changed there is for a comparison to find out.
 from __future__ import annotations
 
 import errno
-import os
 import socket
-from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 from netplane.apply.netns import Namespace
-from netplane.apply.tools import is_ours
+from netplane.apply.own_hands import is_ours
 from netplane.core.nftables.wire import MessageType, attributes, read_number, read_text, replies
 from netplane.errors import ApplyError, PrivilegeError, WireError
 
@@ -48,21 +46,23 @@ class Place(NamedTuple):
 
 
 class Commit(NamedTuple):
-    """A committed transaction: the generation it made, who committed it, and where."""
+    """A committed transaction: the generation it made, who committed it, where, and how.
+
+    Attributes:
+        pid: The thread, by its number in the first pid namespace.
+        port: Its netlink socket's.
+    """
 
     generation: int
     pid: int
     program: str
     places: frozenset[Place] = frozenset()
+    port: int = 0
 
     @property
     def ours(self) -> bool:
-        """Whether this very process, or a tool that it runs, committed it.
-
-        The kernel names the thread that committed (nf_tables_fill_gen_info: ``task_pid_nr``).
-        """
-        own = self.pid == os.getpid() or is_ours(self.pid)
-        return own or Path(f"/proc/self/task/{self.pid}").exists()
+        """Whether this very process, or a tool that it runs, committed it."""
+        return is_ours(self.pid, self.port)
 
 
 class Notices(NamedTuple):
@@ -136,7 +136,8 @@ class CommitReader:
         try:
             for reply in replies(datagram):
                 if reply.kind == MessageType.NFT_MSG_NEWGEN:
-                    commits.append(_commit(reply.body, frozenset(self._places)))
+                    commit = _commit(reply.body, frozenset(self._places))
+                    commits.append(commit._replace(port=reply.port))
                     self._places.clear()
                 elif reply.kind in _NFT_MESSAGES:
                     self._places.add(_place(reply.kind, reply.body))

@@ -8,19 +8,15 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections import deque
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
+from netplane.apply import own_hands
 from netplane.apply.netns import Namespace
 from netplane.errors import ToolError
 
 # Where distributions keep administrators' programs; a user's PATH often lacks them.
 _SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
-
-
-#: The processes started last, so that the kernel's notices of what they did are known for ours.
-_STARTED: Final[deque[int]] = deque(maxlen=256)
 
 
 class Completed(NamedTuple):
@@ -35,11 +31,6 @@ def find(program: str) -> str | None:
     """The path of a program, or None where it is not installed."""
     path = os.environ.get("PATH", "")
     return shutil.which(program, path=os.pathsep.join([path, *_SBIN]))
-
-
-def is_ours(pid: int) -> bool:
-    """Whether a process is one of the last few hundred that ``run`` has started."""
-    return pid in _STARTED
 
 
 def run(
@@ -68,7 +59,7 @@ def run(
             stderr=subprocess.PIPE,
             env={**os.environ, "LC_ALL": "C"},
         ) as process:
-            _STARTED.append(process.pid)
+            own_hands.started(process.pid)
             try:
                 stdout, stderr = process.communicate(stdin, timeout=timeout)
             except BaseException:

@@ -13,6 +13,8 @@ from netplane.apply.nftables_engine import NftablesEngine
 from netplane.apply.tools import run
 from netplane.apply.witness import Witness, concern_of
 from netplane.config import Mode
+from netplane.core.model.address import Family
+from netplane.core.nftables.record import NOTHING, Record, write_record
 from netplane.core.plan.node import NodeView
 from tests.support.manifests import endpoint_slice, service
 from tests.support.netns import run_tool
@@ -54,6 +56,18 @@ def test_a_foreign_hand_in_our_table_alarms_once(netns: Namespace, witness: Witn
     assert witness.vouch(before) is None
     assert witness.vouch(_generation(netns)) == _generation(netns)
     assert witness.alarmed()
+    assert not witness.alarmed()
+
+
+def test_our_own_socket_does_not_whatever_thread_uses_it(
+    netns: Namespace, witness: Witness
+) -> None:
+    run(netns, ["nft", "add table ip netplane"])
+    with NfnetlinkSocket(netns) as link, ThreadPoolExecutor(1) as elsewhere:
+        before = link.generation()
+        messages = write_record(Family.IPV4, Record(NOTHING, NOTHING, NOTHING, 1), exists=False)
+        elsewhere.submit(link.commit, messages, generation=before).result()
+        assert witness.vouch(before) == link.generation() == before + 1
     assert not witness.alarmed()
 
 

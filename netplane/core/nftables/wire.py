@@ -95,12 +95,16 @@ class Message(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """A message of the kernel's; ``body`` is what follows ``nlmsghdr``."""
+    """A message of the kernel's; ``body`` is what follows ``nlmsghdr``.
+
+    ``port`` is that of the socket whose request it is about.
+    """
 
     kind: int
     flags: int
     sequence: int
     body: bytes
+    port: int = 0
 
 
 class Answer(NamedTuple):
@@ -195,10 +199,11 @@ def replies(buffer: bytes) -> Iterator[Reply]:
     while position < end:
         if end - position < _NLMSG.size:
             raise WireError("half a message header", position)
-        length, kind, flags, sequence, _ = _NLMSG.unpack_from(buffer, position)
+        length, kind, flags, sequence, port = _NLMSG.unpack_from(buffer, position)
         if length < _NLMSG.size or position + length > end:
             raise WireError(f"a message of {length} bytes in {end - position}", position)
-        yield Reply(kind, flags, sequence, buffer[position + _NLMSG.size : position + length])
+        body = buffer[position + _NLMSG.size : position + length]
+        yield Reply(kind, flags, sequence, body, port)
         position += (length + 3) & ~3
 
 
