@@ -145,9 +145,9 @@ def _lock_held(stage: Stage) -> Iterator[None]:
 
 @contextmanager
 def _native_rules(stage: Stage) -> Iterator[None]:
-    """A native rule in iptables' own table, which iptables cannot show."""
-    chain = "chain ip nat intruder"
-    rule = "add rule ip nat intruder meta l4proto tcp ct mark set 3"
+    """A native rule where ours are, so that iptables cannot show the table any more."""
+    chain = "chain ip nat KUBE-INTRUDER"
+    rule = "add rule ip nat KUBE-INTRUDER meta l4proto tcp ct mark set 3"
     run_tool(["nft", f"add {chain}; {rule}"], inside=stage.netns)
     yield
     run_tool(["nft", f"flush {chain}; delete {chain}"], inside=stage.netns)
