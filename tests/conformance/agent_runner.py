@@ -11,7 +11,8 @@ from netplane.agent.ledger import State
 from netplane.errors import WireError
 from tests.conformance.runner import options_of, sendable
 from tests.support import scenario as schema
-from tests.support.directory_agent import DirectoryAgent, get, new_agent
+from tests.support.agent_process import get_inside
+from tests.support.directory_agent import DirectoryAgent, new_agent
 from tests.support.eventually import eventually
 from tests.support.judge import Memory, judge
 from tests.support.manifests import service
@@ -92,10 +93,10 @@ class AgentRun:
         """Ask the servers on the health check node ports."""
         wrong = []
         for check in step.healthChecks:
-            reply = get(self._node, self._scenario.node.ip, check.port)
+            reply = get_inside(self._node, check.port, address=self._scenario.node.ip)
             where = f"health check {check.namespace}/{check.service} on port {check.port}"
             if check.httpStatus is None:
-                if reply.status and reply.document["service"] == _service_of(check):
+                if reply.status and reply.document()["service"] == _service_of(check):
                     wrong.append(f"{where}: answers {reply}, and must not be there")
                 continue
             wanted = {
@@ -103,7 +104,7 @@ class AgentRun:
                 "localEndpoints": check.localEndpoints,
                 "serviceProxyHealthy": True,
             }
-            if (reply.status, reply.document) != (check.httpStatus, wanted):
+            if (reply.status, reply.document()) != (check.httpStatus, wanted):
                 wrong.append(f"{where}: {reply}, must be {check.httpStatus} {wanted}")
         return wrong
 

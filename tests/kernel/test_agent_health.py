@@ -20,7 +20,8 @@ import pytest
 
 from netplane.apply.netns import Namespace
 from netplane.apply.tools import find
-from tests.support.directory_agent import DirectoryAgent, get, new_agent
+from tests.support.agent_process import get_inside
+from tests.support.directory_agent import DirectoryAgent, new_agent
 from tests.support.eventually import eventually
 from tests.support.host_iptables import Variant, use_iptables
 from tests.support.kernel_state import ruleset
@@ -237,9 +238,9 @@ def test_a_fault_is_told_and_recovered_from(
         with fault.inject(stage):
             told = agent.await_health(503)
             eventually(lambda: fault.reason in agent.reasons())
-            check = get(stage.netns, NODE, CHECK_PORT)
+            check = get_inside(stage.netns, CHECK_PORT, address=NODE)
             assert check.status == 503
-            assert check.document["serviceProxyHealthy"] is False
+            assert check.document()["serviceProxyHealthy"] is False
         recovered = agent.await_health(200)
         print(f"{name}, {run}: told after {told:.1f} s, well again after {recovered:.1f} s")
         assert agent.is_alive
@@ -247,7 +248,7 @@ def test_a_fault_is_told_and_recovered_from(
             eventually(
                 lambda: SECOND in ruleset(stage.netns) and FIRST not in ruleset(stage.netns)
             )
-        assert get(stage.netns, NODE, CHECK_PORT).status == 200
+        assert get_inside(stage.netns, CHECK_PORT, address=NODE).status == 200
 
 
 @pytest.mark.parametrize("run", ["nftables", "iptables-nft"])
@@ -300,7 +301,9 @@ def test_a_health_check_port_that_somebody_has_is_tried_again(
                 endpoint_slice("more", [endpoint("10.244.1.9", node="node-1")]),
             )
             eventually(lambda: "cannot listen on" in stage.agent.said())
-            assert get(stage.netns, NODE, CHECK_PORT).status == 200, "the other one is served"
+            assert get_inside(stage.netns, CHECK_PORT, address=NODE).status == 200, (
+                "the other one is served"
+            )
             stage.agent.await_health(200)
-        seconds = eventually(lambda: get(stage.netns, NODE, other).status == 200)
+        seconds = eventually(lambda: get_inside(stage.netns, other, address=NODE).status == 200)
         print(f"{run}: served {seconds:.1f} s after the port was free")

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import pytest
 
 from netplane.core.model.service import Protocol
-from tests.support.directory_agent import DirectoryAgent, get, new_agent
+from tests.support.agent_process import get_inside
+from tests.support.directory_agent import DirectoryAgent, new_agent
 from tests.support.eventually import eventually
 from tests.support.flow import Flow, Outcome, Place, Verdict
 from tests.support.manifests import endpoint, endpoint_slice, node, service
@@ -85,19 +86,19 @@ def test_node_port_addresses_follow_the_node(mode: Mode, tmp_path: Path) -> None
         stage.agent.write("node", node("node-1", ip=NODE))
         stage.agent.start()
         assert stage.call(CLIENT, NODE, NODE_PORT).verdict is Verdict.REJECT
-        assert get(netns, NODE, CHECK_PORT).status == 0
+        assert get_inside(netns, CHECK_PORT, address=NODE).status == 0
 
         ip("-n", str(netns), "address", "add", f"{LATER}/32", "dev", UPLINK)
         answered = Outcome(Verdict.ACCEPT, f"{IN_A}:8080", CLIENT)
         seconds = eventually(lambda: stage.call(CLIENT, LATER, NODE_PORT) == answered)
-        eventually(lambda: get(netns, LATER, CHECK_PORT).status == 200)
+        eventually(lambda: get_inside(netns, CHECK_PORT, address=LATER).status == 200)
         print(f"{mode}: NodePorts answered on a new address after {seconds:.2f} s")
 
         ip("-n", str(netns), "address", "delete", f"{LATER}/32", "dev", UPLINK)
         ip("-n", str(netns), "address", "add", f"{LATER}/32", "dev", "lo", "preferred_lft", "0")
         eventually(lambda: stage.call(CLIENT, LATER, NODE_PORT) == answered)
         ip("-n", str(netns), "address", "delete", f"{LATER}/32", "dev", "lo")
-        eventually(lambda: get(netns, LATER, CHECK_PORT).status == 0)
+        eventually(lambda: get_inside(netns, CHECK_PORT, address=LATER).status == 0)
         stage.agent.await_health(200)
         assert "are repaired" not in stage.agent.said(), "nobody else has written"
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from netplane.apply.netns import Namespace
-from tests.support.agent_process import DEADLINE, eventually, running_agent
+from tests.support.agent_process import running_agent
+from tests.support.eventually import DEADLINE, eventually
 from tests.support.kernel_state import ruleset
 from tests.support.manifests import endpoint_slice, kube_list, node, service
 from tests.support.owned_table import owned_table

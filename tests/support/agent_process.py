@@ -9,14 +9,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from netplane.apply.netns import Namespace
+from tests.support.eventually import DEADLINE, eventually
 
-DEADLINE = 20.0  # seconds; the product promises far less, a loaded machine does not
 HEALTH_PORT = 10256
 METRICS_PORT = 10249
 _NODE = ("--node", "node-1")
@@ -143,26 +142,25 @@ def running_agent(
     assert process.returncode == 0, process.returncode
 
 
-def get_inside(namespace: Namespace, port: int, path: str, *, timeout: float = 5.0) -> Reply:
-    """GET something of a server on the namespace's loopback."""
+def get_inside(
+    namespace: Namespace,
+    port: int,
+    path: str = "/",
+    *,
+    address: str = "127.0.0.1",
+    timeout: float = 5.0,
+) -> Reply:
+    """GET something of a server, asked from inside a namespace."""
 
     def ask() -> Reply:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+        connection = http.client.HTTPConnection(address, port, timeout=timeout)
         try:
             connection.request("GET", path)
             answer = connection.getresponse()
             return Reply(answer.status, answer.read())
         except (OSError, http.client.HTTPException):
-            return Reply(0, b"")
+            return Reply(0, b"{}")
         finally:
             connection.close()
 
     return namespace.call(ask)
-
-
-def eventually(condition: Callable[[], bool], *, within: float = DEADLINE) -> None:
-    """Wait for a condition, so many seconds at the most."""
-    end = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < end, "it did not come to pass in time"
-        time.sleep(0.05)

@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
-import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from netplane.apply.netns import Namespace
+from tests.support.agent_process import HEALTH_PORT, Reply, get_inside
 from tests.support.eventually import DEADLINE, eventually
 from tests.support.manifests import Object, kube_list
 
-HEALTH_PORT = 10256
 _START = 60.0  # seconds for a new process until all is written, beside others that start
 _PROJECT = Path(__file__).parents[2]
-
-
-class Reply(NamedTuple):
-    """An answer over HTTP; status 0 where nobody listens."""
-
-    status: int
-    document: dict[str, Any]
 
 
 class DirectoryAgent:
@@ -111,7 +101,7 @@ class DirectoryAgent:
     def await_health(self, status: int, *, within: float = DEADLINE) -> float:
         """Wait until /healthz answers so; returns the seconds that took. It must be alive."""
 
-        last = Reply(0, {})
+        last = Reply(0, b"{}")
 
         def answers_so() -> bool:
             nonlocal last
@@ -123,31 +113,11 @@ class DirectoryAgent:
 
     def healthz(self, path: str = "/healthz?verbose") -> Reply:
         """What its health port answers."""
-        return get(self._namespace, "127.0.0.1", HEALTH_PORT, path)
+        return get_inside(self._namespace, HEALTH_PORT, path)
 
     def reasons(self) -> str:
         """Why it is not healthy, "" where it is."""
-        return "; ".join(self.healthz().document.get("reasons", ()))
-
-
-def get(namespace: Namespace, address: str, port: int, path: str = "/") -> Reply:
-    """Ask an HTTP server from inside a namespace; its answer must be JSON."""
-
-    def ask() -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(address, port, timeout=5)
-        try:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            return response.status, response.read()
-        except (ConnectionError, http.client.HTTPException):
-            return 0, b"{}"
-        finally:
-            connection.close()
-
-    status, body = namespace.call(ask)
-    document = json.loads(body)
-    assert isinstance(document, dict), document
-    return Reply(status, document)
+        return "; ".join(self.healthz().document().get("reasons", ()))
 
 
 @contextlib.contextmanager

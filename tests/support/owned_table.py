@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 
 from netplane.apply.netns import Namespace
-from tests.support.agent_process import DEADLINE, eventually
+from tests.support.eventually import DEADLINE, eventually
 from tests.support.netns import run_tool
 
 #: The table each mode writes to first.
