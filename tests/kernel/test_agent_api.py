@@ -328,7 +328,12 @@ def test_with_faults_everywhere_it_ends_as_the_server_says(
                 if number % 10 == 0:
                     assert agent.alive
                     time.sleep(0.05)  # the story's pace; nothing is waited for
+
+            def enough_happened() -> bool:
+                churn.change()
+                return len(set(server.happened)) > 3
+
+            agent.until(enough_happened)  # how many events there are to spoil depends on the pace
             agent.until(lambda: _as_the_server_says(cluster, mode), within=60)
             server.probability = 0.0
             agent.until(lambda: agent.healthy)
-            assert len(set(server.happened)) > 3
