@@ -19,8 +19,11 @@ from netplane.apply.tallies import new_connections
 from netplane.config import Mode
 from netplane.errors import ApplyError, WireError
 
-#: Seconds between two readings at the least: iptables has to list all its rules.
-PAUSES: Final[dict[Mode, float]] = {"nftables": 10.0, "iptables": 60.0}
+#: Seconds between two readings at the least.
+PAUSE: Final = 10.0
+#: The part of the time that readings may take: iptables has to list all its rules, which is
+#: seconds where there are 10,000 Services.
+SHARE: Final = 0.005
 #: Seconds a scrape waits for a reading; then it gets the one before.
 PATIENCE: Final = 2.0
 
@@ -51,6 +54,7 @@ class Tallies:
         self._limit = limit
         self._reading: asyncio.Task[None] | None = None
         self._read_at: float | None = None
+        self._took = 0.0
 
     def __enter__(self) -> Self:
         self._namespace.__enter__()
@@ -76,10 +80,11 @@ class Tallies:
     def _due(self) -> bool:
         if not self._limit:
             return False
-        pause = PAUSES[self._mode]
+        pause = max(PAUSE, self._took / SHARE)
         return self._read_at is None or self._clock() - self._read_at >= pause
 
     async def _read(self) -> None:
+        begin = self._clock()
         try:
             totals = await asyncio.to_thread(new_connections, self._mode, self._namespace)
         except (ApplyError, WireError) as exc:
@@ -90,4 +95,5 @@ class Tallies:
             self._metrics.connections({str(name): count for name, count in totals.items()})
         finally:
             self._read_at = self._clock()
+            self._took = self._read_at - begin
             self._reading = None

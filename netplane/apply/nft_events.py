@@ -8,15 +8,14 @@ What changed there is for a comparison to find out.
 
 from __future__ import annotations
 
-import errno
 import socket
-from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
 from netplane.apply.netns import Namespace
+from netplane.apply.notice_socket import NoticeSocket
 from netplane.apply.own_hands import is_ours
 from netplane.core.nftables.wire import MessageType, attributes, read_number, read_text, replies
-from netplane.errors import ApplyError, PrivilegeError, WireError
+from netplane.errors import WireError
 
 _NETLINK_NETFILTER: Final = 12
 _SOL_NETLINK: Final = 270
@@ -24,7 +23,6 @@ _NETLINK_ADD_MEMBERSHIP: Final = 1
 _NFNLGRP_NFTABLES: Final = 7
 _SO_RCVBUFFORCE: Final = 33
 _BUFFER: Final = 8 << 20
-_DATAGRAM: Final = 1 << 16
 _NFGEN_SIZE: Final = 4
 _NFTA_GEN_ID, _NFTA_GEN_PROC_PID, _NFTA_GEN_PROC_NAME = 1, 2, 3
 _NFT_MESSAGES: Final = range(MessageType.NFT_MSG_NEWTABLE, MessageType.NFT_MSG_NEWTABLE + 0x100)
@@ -72,56 +70,24 @@ class Notices(NamedTuple):
     lost: bool
 
 
-class NftEvents:
-    """The notices of one namespace; a context manager with a non-blocking ``fileno`` to wait on.
-
-    Raises:
-        PrivilegeError: CAP_NET_ADMIN is missing.
-        ApplyError: The kernel has no such notices.
-    """
+class NftEvents(NoticeSocket):
+    """The notices of one namespace; see ``NoticeSocket``."""
 
     def __init__(self, namespace: Namespace) -> None:
-        self._namespace = namespace
-        self._socket: socket.socket | None = None
+        super().__init__(namespace, "nftables' transactions", _NETLINK_NETFILTER, _join)
         self._reader = CommitReader()
 
-    def __enter__(self) -> Self:
-        self._socket = self._namespace.call(_open)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-
-    def fileno(self) -> int:
-        """Becomes readable when there is a notice."""
-        assert self._socket is not None, "use NftEvents as a context manager"
-        return self._socket.fileno()
-
-    def read(self) -> Notices:
+    def notices(self) -> Notices:
         """Everything that is waiting; returns at once."""
-        assert self._socket is not None, "use NftEvents as a context manager"
         commits: list[Commit] = []
         lost = False
-        while True:
-            try:
-                datagram, (port, _) = self._socket.recvfrom(_DATAGRAM)
-            except BlockingIOError:
-                return Notices(tuple(commits), lost)
-            except OSError as exc:
-                if exc.errno != errno.ENOBUFS:
-                    raise ApplyError(f"cannot read nftables' notices: {exc.strerror}") from exc
+        for datagram in self.read():
+            if datagram is None:
                 lost = True
                 self._reader = CommitReader()
-                continue
-            if port == 0:
+            else:
                 commits += self._reader.feed(datagram)
+        return Notices(tuple(commits), lost)
 
 
 class CommitReader:
@@ -172,17 +138,7 @@ def _commit(body: bytes, places: frozenset[Place]) -> Commit:
     return Commit(generation, pid, program, places)
 
 
-def _open() -> socket.socket:
-    opened = socket.socket(
-        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER
-    )
-    try:
-        opened.settimeout(0)
-        opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
-        opened.bind((0, 0))
-        opened.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _NFNLGRP_NFTABLES)
-    except OSError as exc:
-        opened.close()
-        message = f"cannot listen to nftables' notices: {exc.strerror}"
-        raise (PrivilegeError if exc.errno == errno.EPERM else ApplyError)(message) from exc
-    return opened
+def _join(opened: socket.socket) -> None:
+    opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+    opened.bind((0, 0))
+    opened.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _NFNLGRP_NFTABLES)

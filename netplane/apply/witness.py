@@ -96,7 +96,7 @@ class Witness:
             return self._last
 
     def _listen(self) -> None:
-        notices: Notices = self._events.read()
+        notices: Notices = self._events.notices()
         if notices.lost:
             self._last, self._alarmed = None, True
         for commit in notices.commits:

@@ -21,7 +21,7 @@ def _commits(events: NftEvents, count: int) -> list[Commit]:
     while len(found) < count:
         ready, _, _ = select.select([events], [], [], 5.0)
         assert ready, f"only {len(found)} of {count} notices within 5 s"
-        notices = events.read()
+        notices = events.notices()
         assert not notices.lost
         found += notices.commits
     return found
@@ -37,7 +37,7 @@ def test_a_commit_of_another_process_is_told(netns: Namespace) -> None:
         assert first.places == {Place("netplane-test")}
         assert second.places == {Place("netplane-test", "c")}
         assert second.generation == first.generation + 1
-        assert events.read().commits == ()
+        assert events.notices().commits == ()
 
 
 def test_other_namespaces_are_silent(netns: Namespace) -> None:
@@ -46,7 +46,7 @@ def test_other_namespaces_are_silent(netns: Namespace) -> None:
         run_tool(["nft", "add table ip here"], inside=netns)
         (only,) = _commits(events, 1)
         assert only.program == "nft"
-        assert events.read().commits == ()
+        assert events.notices().commits == ()
 
 
 def test_iptables_nft_is_heard_too(netns: Namespace) -> None:

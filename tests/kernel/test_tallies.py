@@ -10,7 +10,7 @@ import pytest
 from netplane.agent.health import Clocks
 from netplane.agent.logs import Journal
 from netplane.agent.metrics import Metrics
-from netplane.agent.tallies import PAUSES, Tallies
+from netplane.agent.tallies import PAUSE, SHARE, Tallies
 from netplane.apply.netns import Namespace
 from netplane.apply.tallies import new_connections
 from netplane.config import Mode
@@ -78,12 +78,20 @@ def test_they_are_read_on_demand_and_seldom(served: Namespace, mode: Mode) -> No
             assert value() == 1
             assert value("twin") is None, "the busiest alone"
             _connect(served, "172.30.0.10", 80)
-            now[0] += PAUSES[mode] - 1
+            now[0] += PAUSE - 1
             await asyncio.gather(*(tallies.refresh() for _ in range(5)))
             assert value() == 1, "that was read a moment ago"
             now[0] += 1
             await asyncio.gather(*(tallies.refresh() for _ in range(5)))
             assert value() == 2
+            tallies._took = PAUSE * SHARE * 2
+            _connect(served, "172.30.0.10", 80)
+            now[0] += PAUSE
+            await tallies.refresh()
+            assert value() == 2, "what takes long is done less often"
+            now[0] += PAUSE
+            await tallies.refresh()
+            assert value() == 3
 
     def _tallies(limit: int) -> Tallies:
         clocks = Clocks(lambda: now[0], lambda: now[0])
