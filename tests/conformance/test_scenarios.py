@@ -26,11 +26,11 @@ RUNS: dict[str, tuple[Mode, Variant]] = {
 }
 
 
-# What these are about is what an agent does: it follows, is restarted, deletes flows, opens ports.
-_AGENTS_OWN = frozenset({"sequence", "healthcheck", "conntrack", "affinity", "ipv6"})
 # What these are about is decided before there are rules, and both variants of iptables are given
 # the same text: tests/kernel/test_iptables.py reads it back from either.
 _PLAN_ALONE = frozenset({"topology", "slices", "terminating", "ownership", "healthcheck"})
+# Where the variants of iptables could differ: what the kernel does with the rules.
+_KERNELS_OWN = frozenset({"nodeport", "loadbalancer", "masquerade", "affinity", "etp"})
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -42,21 +42,31 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(
         ("path", "run"),
         [
-            pytest.param(path, run, id=f"{path.stem}-{run}")
+            pytest.param(path, run, id=f"{path.stem}-{run}", marks=marks)
             for path in files
             for run in RUNS
-            if folder is not None or _is_worth_running(load(path), run)
+            for marks in ([()] if folder is not None else _worth(load(path), run))
         ],
     )
 
 
-def _is_worth_running(scenario: Scenario, run: str) -> bool:
-    """Whether a scenario of our own says anything about a run."""
+def _worth(scenario: Scenario, run: str) -> list[tuple[pytest.MarkDecorator, ...]]:
+    """The marks of a run with a scenario of our own, none where it says nothing new."""
     if RUNS[run][0] not in scenario.backends:
-        return False
+        return []
     if run.endswith("-agent"):
-        return scenario.category in _AGENTS_OWN and is_about_an_agent(scenario)
-    return run != "iptables-legacy" or scenario.category not in _PLAN_ALONE
+        if not is_about_an_agent(scenario):
+            return []
+        # An agent alone opens ports, deletes flows while it goes on, and can be restarted.
+        own = scenario.category in {"healthcheck", "conntrack"} or any(
+            step.restart for step in scenario.steps
+        )
+        return [() if own else (pytest.mark.soak,)]
+    if run == "iptables-legacy":
+        if scenario.category in _PLAN_ALONE:
+            return []
+        return [() if scenario.category in _KERNELS_OWN else (pytest.mark.soak,)]
+    return [()]
 
 
 def test_scenario(path: Path, run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
