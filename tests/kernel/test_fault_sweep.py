@@ -50,7 +50,7 @@ FILE_CALLS = frozenset(
     | {"rt_sigaction", "rt_sigprocmask"}
 )
 KILL = "SIGKILL"
-ENOUGH = 150  # faults of one kind and stage; the command makes many more calls than that
+ENOUGH = 40  # faults of one kind and stage, spread over the hundreds of calls that commands make
 
 
 def errors(calls: Undisturbed, error: str, *, tree: bool) -> list[Fault]:
