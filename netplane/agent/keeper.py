@@ -22,10 +22,10 @@ from netplane.agent.changes import ClusterChange
 from netplane.agent.flow_keeper import FlowKeeper
 from netplane.apply import foreign
 from netplane.apply.addresses import local_addresses
-from netplane.apply.engine import Applied, Engine, RuleCount, open_engine, told_with
+from netplane.apply.engine import Applied, Engine, RuleCount, told_with
 from netplane.apply.flows import Flow
 from netplane.apply.follow_up import FollowUp
-from netplane.apply.modes import leftovers, open_mode
+from netplane.apply.modes import leftovers, open_engine, open_mode
 from netplane.apply.netns import Namespace
 from netplane.apply.nfnetlink_commit import Vouch
 from netplane.apply.sync import view_for

@@ -17,9 +17,6 @@ from typing import NamedTuple, Protocol, Self
 
 import msgspec
 
-from netplane.apply.netns import Namespace
-from netplane.apply.nfnetlink_commit import Vouch
-from netplane.config import Mode
 from netplane.core.model.address import Family
 from netplane.core.model.service import EndpointSlice, Service, ServiceName
 from netplane.core.model.snapshot import Snapshot
@@ -125,23 +122,3 @@ class Engine(Protocol):
 
         ``changes`` tells what had been damaged. Services that were refused are tried again.
         """
-
-
-def open_engine(
-    mode: Mode, namespace: Namespace, node: NodeView, *, vouch: Vouch | None = None
-) -> Engine:
-    """The engine of a mode; iptables mode writes with the variant the host uses.
-
-    Args:
-        mode: ``iptables`` or ``nftables``.
-        namespace: Where, entered.
-        node: What the plan is for, made for that mode.
-        vouch: Who may know that foreign commits did no harm (``Witness.vouch``).
-    """
-    if mode == "iptables":
-        from netplane.apply.iptables_engine import IptablesEngine
-
-        return IptablesEngine(namespace, node, vouch=vouch)
-    from netplane.apply.nftables_engine import NftablesEngine
-
-    return NftablesEngine(namespace, node, vouch=vouch)

@@ -22,7 +22,10 @@ from netplane.core.model.address import Family
 from netplane.core.nftables.layout import TABLE
 
 if TYPE_CHECKING:
+    from netplane.apply.engine import Engine
     from netplane.apply.iptables_tools import Variant
+    from netplane.apply.nfnetlink_commit import Vouch
+    from netplane.core.plan.node import NodeView
 
 # The values of iptables_tools.Variant, which nftables mode has no need to import.
 _NFT = "nft"
@@ -44,6 +47,26 @@ class Leftover(msgspec.Struct, frozen=True):
 def open_mode(mode: Mode, namespace: Namespace) -> Dataplane:
     """The dataplane of a mode; iptables mode writes with the variant the host uses."""
     return _iptables(namespace) if mode == "iptables" else _nftables(namespace)
+
+
+def open_engine(
+    mode: Mode, namespace: Namespace, node: NodeView, *, vouch: Vouch | None = None
+) -> Engine:
+    """The engine of a mode; iptables mode writes with the variant the host uses.
+
+    Args:
+        mode: ``iptables`` or ``nftables``.
+        namespace: Where, entered.
+        node: What the plan is for, made for that mode.
+        vouch: Who may know that foreign commits did no harm (``Witness.vouch``).
+    """
+    if mode == "iptables":
+        from netplane.apply.iptables_engine import IptablesEngine
+
+        return IptablesEngine(namespace, node, vouch=vouch)
+    from netplane.apply.nftables_engine import NftablesEngine
+
+    return NftablesEngine(namespace, node, vouch=vouch)
 
 
 def open_all(namespace: Namespace, mode: Mode | None = None) -> tuple[tuple[str, Dataplane], ...]:

@@ -14,8 +14,8 @@ from netplane.agent.cluster_state import ClusterState
 from netplane.agent.flow_keeper import FlowKeeper
 from netplane.agent.keeper import Keeper, Kept
 from netplane.apply.conntrack import flows
-from netplane.apply.engine import open_engine
 from netplane.apply.follow_up import FollowUp
+from netplane.apply.modes import open_engine
 from netplane.apply.netns import Namespace
 from netplane.apply.sync import view_for
 from netplane.config import Config, Setting, resolve

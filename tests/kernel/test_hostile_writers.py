@@ -21,8 +21,8 @@ from pathlib import Path
 import pytest
 
 from netplane.apply.dataplane import Dataplane
-from netplane.apply.engine import Engine, open_engine
-from netplane.apply.modes import open_mode
+from netplane.apply.engine import Engine
+from netplane.apply.modes import open_engine, open_mode
 from netplane.apply.netns import Namespace
 from netplane.apply.tools import run
 from netplane.apply.witness import Witness, concern_of

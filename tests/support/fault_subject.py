@@ -22,7 +22,8 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from netplane.apply.engine import Engine, open_engine
+from netplane.apply.engine import Engine
+from netplane.apply.modes import open_engine
 from netplane.apply.netns import Namespace
 from netplane.config import Mode
 from netplane.core.model.address import Family
