@@ -22,6 +22,9 @@ MOST_PAGE_BYTES = 1 << 30
 """One page of a list, which may be a whole list: 100,000 Services are about 200 MB."""
 
 _GONE = 410
+#: A server whose history was rewound does not know a version that it told before (k8s.io/
+#: apimachinery pkg/apis/meta/v1/types.go); what it does next under that number is something else.
+_FUTURE = "ResourceVersionTooLarge"
 _UNAUTHORIZED = 401
 _FORBIDDEN = 403
 _LONGEST_VERSION = 40
@@ -89,8 +92,13 @@ class _Line(msgspec.Struct):
     object: msgspec.Raw
 
 
+class _StatusCause(msgspec.Struct):
+    reason: str | None = None
+
+
 class _StatusDetails(msgspec.Struct, rename="camel"):
     retry_after_seconds: int | None = None
+    causes: list[_StatusCause] | None = None
 
 
 class _Status(msgspec.Struct):
@@ -190,7 +198,8 @@ def refusal(status: int, retry_after: str, body: bytes) -> WatchError:
     """
     details = _read_status(body)
     if retry_after.isascii() and retry_after.isdigit():
-        asked = _StatusDetails(int(retry_after[:9]))
+        asked = details.details or _StatusDetails()
+        asked.retry_after_seconds = int(retry_after[:9])
         details = msgspec.structs.replace(details, details=asked)
     return _refusal(details, code=status)
 
@@ -204,7 +213,8 @@ def _refusal(status: _Status, *, code: int) -> WatchError:
     said = _safe(status.message or status.reason or phrase)
     asked = status.details.retry_after_seconds if status.details else None
     retry_after = min(float(max(asked or 0, 0)), _LONGEST_RETRY)
-    if code == _GONE:
+    causes = (status.details.causes if status.details else None) or []
+    if code == _GONE or any(cause.reason == _FUTURE for cause in causes):
         return ExpiredError(f"{code}: {said}", retry_after=retry_after)
     if code in {_UNAUTHORIZED, _FORBIDDEN}:
         return DeniedError(f"{code}: {said}", unknown=code == _UNAUTHORIZED)

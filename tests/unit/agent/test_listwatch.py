@@ -330,6 +330,22 @@ def test_what_a_status_asks_for(status: int, retry_after: str, least: float, mos
     assert listwatch.watching
 
 
+def test_a_version_that_the_server_does_not_know_yet_costs_a_list() -> None:
+    """Its history was rewound: what comes under that number is not what came before."""
+    listwatch = synced("a")
+    listwatch.request()
+    status = {
+        "kind": "Status",
+        "reason": "Timeout",
+        "message": "Too large resource version: 10, current: 7",
+        "details": {"retryAfterSeconds": 1, "causes": [{"reason": "ResourceVersionTooLarge"}]},
+    }
+    listwatch.refused(504, "1", json.dumps(status).encode())
+    request = listwatch.request()
+    assert "watch" not in request.query
+    assert request.delay >= 1
+
+
 def test_the_second_401_in_a_row_is_waited_for() -> None:
     listwatch = synced("a")
     listwatch.refused(401, "", b"")
