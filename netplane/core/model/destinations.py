@@ -21,7 +21,8 @@ _V4_SPECIAL = {
 }
 """By the first octet: what the address then begins with, and what that means."""
 _V6_SPECIAL = {"::": Reason.UNSPECIFIED, "::1": Reason.LOOPBACK}
-_OCTETS = frozenset(map(str, range(256)))
+OCTETS = frozenset(map(str, range(256)))
+"""In decimal; with ``is_ordinary_network`` an address is known without a call for itself."""
 _FULL_GROUP = 4
 """Hex digits of a 16-bit group without leading zeros dropped: ``fe8::`` is 0fe8::, not fe80::."""
 
@@ -29,7 +30,7 @@ _FULL_GROUP = 4
 def endpoint_address(text: str) -> str | Reason:
     """The canonical form of an address traffic may be sent on to, or why it is none."""
     network, _, last = text.rpartition(".")
-    if last in _OCTETS and _is_ordinary_network(network):
+    if last in OCTETS and is_ordinary_network(network):
         return text
     return _endpoint_address(text)
 
@@ -40,13 +41,13 @@ def cluster_address(text: str) -> str | Reason:
     Link-local is legal here: some clusters keep their service range in 169.254.0.0/16.
     """
     network, _, last = text.rpartition(".")
-    if last in _OCTETS and _is_ordinary_network(network):
+    if last in OCTETS and is_ordinary_network(network):
         return text
     return _cluster_address(text)
 
 
 @functools.lru_cache(maxsize=1 << 14)
-def _is_ordinary_network(text: str) -> bool:
+def is_ordinary_network(text: str) -> bool:
     """Whether the text is the first three octets of addresses that are all canonical and good.
 
     Addresses are many and each comes once or twice, their networks are few: to know an address by

@@ -21,6 +21,7 @@ from netplane.core.model.checks import (
 )
 from netplane.core.model.destinations import cluster_address, endpoint_address
 from netplane.core.model.names import canonical_time, common_label, is_port_name
+from netplane.core.model.plain import plain_service
 from netplane.core.model.problem import Problem
 from netplane.core.model.reasons import Reason, Refusals
 from netplane.core.model.service import Protocol, Service, ServiceName, ServicePort
@@ -42,6 +43,12 @@ def service_from(service: wire.Service) -> tuple[Service | None, tuple[Problem, 
     label ``service.kubernetes.io/service-proxy-name`` gives to another proxy. A Service with a
     fault is refused as a whole; each of its faults is one problem.
     """
+    plain = plain_service(service)
+    return (plain, ()) if plain is not None else read_service(service)
+
+
+def read_service(service: wire.Service) -> tuple[Service | None, tuple[Problem, ...]]:
+    """As ``service_from``, of any Service field by field."""
     meta = service.metadata or wire.ServiceMeta()
     spec = service.spec or wire.ServiceSpec()
     if not _is_ours(meta, spec):

@@ -10,6 +10,7 @@ from netplane.core.model.address import Family
 from netplane.core.model.checks import check_namespace, check_subdomain, endpoint_ports
 from netplane.core.model.destinations import endpoint_address
 from netplane.core.model.names import common_label, common_subdomain, is_label, is_label_value
+from netplane.core.model.plain import plain_slice
 from netplane.core.model.problem import Problem
 from netplane.core.model.reasons import Reason, Refusals
 from netplane.core.model.service import Endpoint, EndpointSlice, ServiceName
@@ -46,6 +47,14 @@ def slice_of(
     service: ServiceName, endpoint_slice: wire.EndpointSlice
 ) -> tuple[EndpointSlice | None, tuple[Problem, ...]]:
     """As ``slice_from``, for a slice that is known to feed this Service."""
+    plain = plain_slice(service, endpoint_slice)
+    return (plain, ()) if plain is not None else read_slice(service, endpoint_slice)
+
+
+def read_slice(
+    service: ServiceName, endpoint_slice: wire.EndpointSlice
+) -> tuple[EndpointSlice | None, tuple[Problem, ...]]:
+    """As ``slice_of``, of any slice field by field."""
     meta = endpoint_slice.metadata
     if meta is None or meta.labels is None:
         return None, ()
