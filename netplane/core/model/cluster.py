@@ -31,7 +31,7 @@ from netplane.core.model.problem import Problem, shown
 from netplane.core.model.reasons import Reason, Refusals
 from netplane.core.model.service import EndpointSlice, Node, Service, ServiceName
 from netplane.core.model.services import service_from
-from netplane.core.model.slices import service_of, slice_of
+from netplane.core.model.slices import SliceReading, reading_of
 from netplane.core.model.snapshot import Snapshot
 
 _W = TypeVar("_W", bound=msgspec.Struct)
@@ -121,33 +121,44 @@ class _Objects:
         self.problems.extend(refusals.problems)
 
     def decoded(self, shape: Shape[_W]) -> Iterator[_W]:
-        """The objects of a kind that decode, in their order; the others become problems.
+        """The objects of a kind that decode, in their order; the others become problems."""
+        for manifest in self._taken(shape.kind):
+            wired = shape.decode(manifest, self.problems)
+            if wired is not None:
+                yield wired
+
+    def _taken(self, kind: str) -> Iterator[Manifest]:
+        """The objects of a kind, in their order.
 
         Each is let go once it has been taken, so that it need not be in memory together with
         all that is made of the others.
         """
-        waiting = [*self._named.pop(shape.kind).values()]
+        waiting = [*self._named.pop(kind).values()]
         waiting.reverse()
         while waiting:
-            manifest = waiting.pop()
-            wired = shape.decode(manifest, self.problems)
-            if wired is not None:
-                yield wired
+            yield waiting.pop()
 
     def slices(self) -> tuple[defaultdict[ServiceName, list[EndpointSlice]], set[ServiceName]]:
         """The good slices by Service, and the Services that any slice feeds, good or not."""
         good: defaultdict[ServiceName, list[EndpointSlice]] = defaultdict(list)
         fed: set[ServiceName] = set()
-        for wired in self.decoded(ENDPOINT_SLICE):
-            service = service_of(wired)
-            if service is None:
+        for manifest in self._taken(ENDPOINT_SLICE.kind):
+            reading = self._reading(manifest)
+            if reading is None or reading.service is None:
                 continue
-            fed.add(service)
-            endpoint_slice, problems = slice_of(service, wired)
-            self.problems.extend(problems)
-            if endpoint_slice is not None:
-                good[service].append(endpoint_slice)
+            fed.add(reading.service)
+            if reading.problems:
+                self.problems.extend(reading.problems)
+            if reading.slice is not None:
+                good[reading.service].append(reading.slice)
         return good, fed
+
+    def _reading(self, manifest: Manifest) -> SliceReading | None:
+        """A slice as it was read with its list, or read now; None where it does not decode."""
+        if isinstance(manifest.payload, SliceReading):
+            return manifest.payload
+        wired = ENDPOINT_SLICE.decode(manifest, self.problems)
+        return None if wired is None else reading_of(wired)
 
     def nodes(self) -> dict[str, Node]:
         """The good Nodes by name."""

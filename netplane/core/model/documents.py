@@ -8,6 +8,7 @@ anything wrong inside one object is left to whoever decodes that object.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,7 @@ import msgspec
 
 from netplane.core.model import wire
 from netplane.core.model.json_list import read_list
+from netplane.core.model.slices import SliceReading, reading_of
 from netplane.errors import MalformedError
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         origin: Where it was read: a file's name, ``-`` for the standard input.
         kind: "" where it is missing or not a string, as for the three below.
         payload: JSON as ``msgspec.Raw``, YAML as a tree of builtins, or what ``parse_pieces`` has
-            decoded already. The API version, the namespace and the name are in it too.
+            decoded or read already. The API version, the namespace and the name are in it too.
     """
 
     origin: str
@@ -47,7 +49,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     api_version: str
     namespace: str
     name: str
-    payload: msgspec.Raw | Tree | wire.Listed
+    payload: msgspec.Raw | Tree | wire.Listed | SliceReading
 
     @property
     def is_object(self) -> bool:
@@ -107,10 +109,10 @@ def parse_pieces(pieces: Iterable[bytes], *, origin: str) -> list[Manifest] | No
         The objects; None where the text is anything but one good list in JSON, which leaves it
         to ``parse`` to read it, or to say what is wrong with it.
     """
-    found = read_list(pieces)
+    where = safe_origin(origin)
+    found = read_list(pieces, functools.partial(_listed, where))
     if found is None:
         return None
-    where = safe_origin(origin)
     try:
         header = _header.decode(found.around)
         kind, api_version = header.kind or "", header.api_version or ""
@@ -121,23 +123,29 @@ def parse_pieces(pieces: Iterable[bytes], *, origin: str) -> list[Manifest] | No
         for item in found.items:
             if isinstance(item, msgspec.Raw):
                 manifests += _flatten(item, *inherited, where, depth=1)
+            elif item.api_version or not inherited[1]:
+                manifests.append(item)
             else:
-                manifests.append(_listed(item, inherited[1], where))
+                manifests.append(msgspec.structs.replace(item, api_version=inherited[1]))
     except (msgspec.DecodeError, RecursionError):
         return None
     return manifests
 
 
-def _listed(item: wire.Listed, api_version: str, where: str) -> Manifest:
-    """An object that was decoded with its list; it has said its kind."""
+def _listed(where: str, item: wire.Listed) -> Manifest:
+    """An object that was decoded with its list; it has said its kind.
+
+    Slices are most of a cluster's objects, so they are read at once, and only what counts is kept.
+    """
     meta = item.metadata
+    name = (meta.name or "") if meta else ""
     return Manifest(
         origin=where,
         kind=item.kind or "",
-        api_version=item.api_version or api_version,
+        api_version=item.api_version or "",
         namespace=(meta.namespace or "") if meta else "",
-        name=(meta.name or "") if meta else "",
-        payload=item,
+        name=name,
+        payload=reading_of(item) if name and isinstance(item, wire.EndpointSlice) else item,
     )
 
 

@@ -12,26 +12,27 @@ it. What cannot be read this way is no error here: there is a slower reader for 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable, Iterator
+from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
 from netplane.core.model import wire
 
 #: A chunk's objects are alive together as text and decoded; so many bytes keep both in the cache.
-PIECE = 1 << 20
+PIECE = 1 << 18
 
 _NEAR = 1 << 15
 #: Where so much is read and nowhere to cut is found, there is likely to be none.
-_PATIENCE = 16 * PIECE
+_PATIENCE = 64 * PIECE
 
 _HEAD = re.compile(rb'\s*\{[^\[]*?"items"\s*:\s*\[')
 _FIRST_ITEM = re.compile(rb'\s*\{\s*(?=")')
 #: What an object may begin with: keys as they are, or in the order of the alphabet.
 _FIRST_KEYS = (b'"apiVersion"', b'"addressType"', b'"kind"', b'"metadata"')
 
-Item: TypeAlias = wire.Listed | msgspec.Raw
+_T = TypeVar("_T")
+Settle = Callable[[wire.Listed], _T]
 
 _KIND = re.compile(rb'"kind"\s*:\s*"(Service|EndpointSlice|Node)"')
 _decoders: dict[bytes, msgspec.json.Decoder[list[wire.Listed]]] = {
@@ -42,24 +43,26 @@ _decoders: dict[bytes, msgspec.json.Decoder[list[wire.Listed]]] = {
 _raw = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-class JsonList(NamedTuple):
+class JsonList(NamedTuple, Generic[_T]):
     """One JSON object that has a list of items.
 
     Attributes:
         around: The object without its items: JSON, its list empty.
-        items: In their order. A chunk with objects of several kinds or of one that does not count,
-            or with one that does not have the shape of its kind, is left undecoded.
+        items: What was made of them, in their order. A chunk with objects of several kinds or of
+            one that does not count, or with one that does not have the shape of its kind, is left
+            undecoded.
     """
 
     around: bytes
-    items: list[Item]
+    items: list[_T | msgspec.Raw]
 
 
-def read_list(pieces: Iterable[bytes]) -> JsonList | None:
+def read_list(pieces: Iterable[bytes], settle: Settle[_T]) -> JsonList[_T] | None:
     """Read a text; None where it is anything but one JSON object with one list ``items``.
 
     Args:
         pieces: The text, cut anywhere; not all of it is taken where the answer is None.
+        settle: Makes of each decoded object what is kept of it, while it is in the cache.
     """
     source = iter(pieces)
     buffer = next(source, b"")
@@ -69,13 +72,13 @@ def read_list(pieces: Iterable[bytes]) -> JsonList | None:
     try:
         head[0].decode()
         buffer = buffer[head.end() :]
-        items: list[Item] = []
+        items: list[_T | msgspec.Raw] = []
         for chunk in _chunks(buffer, source):
             if chunk.end is None:
-                items += _decoded(chunk.items)
+                items += _decoded(chunk.items, settle)
                 continue
             if chunk.items.strip() or items:
-                items += _decoded(chunk.items)
+                items += _decoded(chunk.items, settle)
             # With a first member of ours the rest is an object only if the list was closed right
             # inside the outermost one; of two members of one name the last would count.
             rest = msgspec.json.decode(b'{"":0' + chunk.end)
@@ -123,7 +126,7 @@ def _last(buffer: bytes, texts: Iterable[bytes], start: int) -> int:
     return max(buffer.rfind(text, start) for text in texts)
 
 
-def _decoded(text: bytes) -> list[Item]:
+def _decoded(text: bytes, settle: Settle[_T]) -> list[_T] | list[msgspec.Raw]:
     """The items in a text that a list may hold.
 
     Raises:
@@ -133,7 +136,10 @@ def _decoded(text: bytes) -> list[Item]:
     if not text.isascii():
         text.decode()
     array = b"[%b]" % text
-    found: list[Item] = [*(_of_one_kind(array) or _raw.decode(array))]
+    listed = _of_one_kind(array)
+    if listed:
+        return [settle(item) for item in listed]
+    found = _raw.decode(array)
     if not found:
         raise msgspec.DecodeError("no item between two commas")
     return found

@@ -88,6 +88,10 @@ def identity(manifest: Any) -> tuple[str, ...]:
     )
 
 
+def as_it_is(item: wire.Listed) -> wire.Listed:
+    return item
+
+
 def test_a_large_list_is_cut_between_its_items_and_decoded_on_the_way() -> None:
     text = json.dumps(listed(*[SERVICE] * 70, *[SLICE] * 70), indent=4).encode()
     taken = []
@@ -97,7 +101,7 @@ def test_a_large_list_is_cut_between_its_items_and_decoded_on_the_way() -> None:
             taken.append(len(piece))
             yield piece
 
-    found = json_list.read_list(pieces())
+    found = json_list.read_list(pieces(), as_it_is)
     assert found is not None
     assert len(taken) > 5
     kinds = [type(item) for item in found.items]
@@ -110,7 +114,7 @@ def test_a_large_list_is_cut_between_its_items_and_decoded_on_the_way() -> None:
 def test_a_list_that_offers_nowhere_to_cut_is_read_all_the_same() -> None:
     odd = [{"spec": SERVICE["spec"], **SERVICE} for _ in range(200)]
     text = json.dumps(listed(*odd), indent=4).encode()
-    found = json_list.read_list(in_pieces(text, 4096))
+    found = json_list.read_list(in_pieces(text, 4096), as_it_is)
     assert found is not None
     assert len(found.items) == 200
 
@@ -118,7 +122,7 @@ def test_a_list_that_offers_nowhere_to_cut_is_read_all_the_same() -> None:
 def test_one_odd_object_leaves_its_chunk_undecoded_and_no_other() -> None:
     items = [SERVICE] * 40
     text = json.dumps(listed(*items, POD, *items), indent=4).encode()
-    found = json_list.read_list(in_pieces(text, 2048))
+    found = json_list.read_list(in_pieces(text, 2048), as_it_is)
     assert found is not None
     raw = [index for index, item in enumerate(found.items) if isinstance(item, msgspec.Raw)]
     assert 40 in raw
