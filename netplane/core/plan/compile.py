@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
 import msgspec
 
@@ -13,9 +14,15 @@ from netplane.core.plan.claims import Claim, settle
 from netplane.core.plan.node import FamilyView, NodeView
 from netplane.core.plan.plan import FamilyPlan, HealthCheck, Plan
 from netplane.core.plan.port import Backend, PortPlan
-from netplane.core.plan.select import Gathered, Position, gather, select
+from netplane.core.plan.select import Gathered, Position, Selection, all_alike, gather, select
+
+#: Load balancer addresses, external addresses, the NodePort.
+_External: TypeAlias = tuple[tuple[str, ...], tuple[str, ...], int]
 
 _NO_CLAIMS: frozenset[Claim] = frozenset()
+_NO_FRONTENDS: _External = ((), (), 0)
+_UDP = Protocol.UDP  # in a name of its own: before Python 3.12 a member takes 0.1 us to look up
+_IPV6 = Family.IPV6
 
 
 def build_plan(snapshot: Snapshot, node: NodeView) -> Plan:
@@ -23,16 +30,19 @@ def build_plan(snapshot: Snapshot, node: NodeView) -> Plan:
     lost, collisions = settle(snapshot.services)
     position = Position(node.name, node.zone)
     ports: dict[Family, list[PortPlan]] = {view.family: [] for view in node.families}
+    colons = {":" in ip for service in snapshot.services.values() for ip in service.cluster_ips}
+    used = [(v, ports[v.family]) for v in node.families if (v.family is _IPV6) in colons]
     checks: list[HealthCheck] = []
     for name in sorted(snapshot.services):
         service = snapshot.services[name]
         slices = snapshot.slices.get(name, ())
         gone = lost.get(name, _NO_CLAIMS)
-        for view in node.families:
-            ports[view.family].extend(plan_service(service, slices, view, position, gone))
-        check = health_check(service, slices, position, gone)
-        if check is not None:
-            checks.append(check)
+        for view, planned in used:
+            planned.extend(plan_service(service, slices, view, position, gone))
+        if service.health_check_node_port:
+            check = health_check(service, slices, position, gone)
+            if check is not None:
+                checks.append(check)
     return Plan(
         node=node,
         families=tuple(
@@ -45,7 +55,7 @@ def build_plan(snapshot: Snapshot, node: NodeView) -> Plan:
 
 def plan_service(
     service: Service,
-    slices: Iterable[EndpointSlice],
+    slices: Sequence[EndpointSlice],
     view: FamilyView,
     position: Position,
     lost: frozenset[Claim] = _NO_CLAIMS,
@@ -62,13 +72,16 @@ def plan_service(
     cluster_ip = _cluster_ip(service, view.family)
     if not cluster_ip:
         return []
-    gathered = gather(slices, view.family)
+    local = service.internal_local or service.external_local
+    alike = None if local else all_alike(slices, view.family, position.node)
+    gathered = gather(slices, view.family) if alike is None else {}
     ports = service.ports
     if len(ports) > 1:
         ports = tuple(sorted(ports, key=lambda port: (port.name, port.protocol.text)))
     plans = []
     for port in ports:
-        endpoints = gathered.get((port.name, port.protocol), {})
+        key = (port.name, port.protocol)
+        endpoints = gathered.get(key, {}) if alike is None else alike.get(key, ())
         plan = _plan_port(service, port, cluster_ip, endpoints, view, position, lost)
         if plan.cluster_ip or plan.externally_accessible:
             plans.append(plan)
@@ -77,7 +90,7 @@ def plan_service(
 
 def _cluster_ip(service: Service, family: Family) -> str:
     """The Service's ClusterIP of a family, "" without one."""
-    is_v6 = family is Family.IPV6
+    is_v6 = family is _IPV6
     for address in service.cluster_ips:
         if (":" in address) == is_v6:
             return address
@@ -88,13 +101,20 @@ def _plan_port(  # noqa: PLR0913, PLR0917 (one call site, and each argument is a
     service: Service,
     port: ServicePort,
     cluster_ip: str,
-    endpoints: Gathered,
+    endpoints: Gathered | tuple[Backend, ...],
     view: FamilyView,
     position: Position,
     lost: frozenset[Claim],
 ) -> PortPlan:
-    """Plan one service port: its frontends in this family, then the backends they need."""
-    balancer_ips, external_ips, node_port = _external_frontends(service, port, cluster_ip, view)
+    """Plan one service port: its frontends in this family, then the backends they need.
+
+    Endpoints that are ``all_alike`` are backends already.
+    """
+    balancer_ips, external_ips, node_port = _NO_FRONTENDS
+    if port.node_port or service.load_balancer_ips or service.external_ips:
+        balancer_ips, external_ips, node_port = _external_frontends(
+            service, port, cluster_ip, view
+        )
     check_port = service.health_check_node_port
     if lost:
         protocol, number = port.protocol, port.port
@@ -104,12 +124,15 @@ def _plan_port(  # noqa: PLR0913, PLR0917 (one call site, and each argument is a
         node_port = 0 if ("", protocol, node_port) in lost else node_port
         check_port = 0 if ("", Protocol.TCP, check_port) in lost else check_port
     external = bool(balancer_ips or external_ips or node_port)
-    selection = select(
-        endpoints,
-        position,
-        wants_cluster=not service.internal_local or external,
-        wants_local=service.internal_local or (service.external_local and external),
-    )
+    if isinstance(endpoints, tuple):
+        selection = Selection(cluster=endpoints, has_endpoints=bool(endpoints))
+    else:
+        selection = select(
+            endpoints,
+            position,
+            wants_cluster=not service.internal_local or external,
+            wants_local=service.internal_local or (service.external_local and external),
+        )
     # Python passes up to 15 keywords straight on; with more it fills a dictionary first, which
     # makes this call four times as long. So what few Services have is added after.
     plan = PortPlan(
@@ -125,7 +148,7 @@ def _plan_port(  # noqa: PLR0913, PLR0917 (one call site, and each argument is a
         local=selection.local,
         here=selection.here,
         has_endpoints=selection.has_endpoints,
-        serving=_serving(endpoints) if port.protocol is Protocol.UDP else (),
+        serving=_serving(endpoints) if port.protocol is _UDP else (),
         affinity_seconds=service.affinity_seconds,
         health_check_node_port=check_port,
     )
@@ -145,7 +168,7 @@ def _plan_port(  # noqa: PLR0913, PLR0917 (one call site, and each argument is a
 
 def _external_frontends(
     service: Service, port: ServicePort, cluster_ip: str, view: FamilyView
-) -> tuple[tuple[str, ...], tuple[str, ...], int]:
+) -> _External:
     """The load balancer addresses, external addresses and NodePort of one port in one family.
 
     An address given twice is served once: as ClusterIP before load balancer before external.
@@ -162,11 +185,13 @@ def _external_frontends(
     return balancer_ips, external_ips, port.node_port
 
 
-def _serving(endpoints: Gathered) -> tuple[Backend, ...]:
+def _serving(endpoints: Gathered | tuple[Backend, ...]) -> tuple[Backend, ...]:
     """Every endpoint a flow may live on, whatever the policies, in order.
 
     Ready ones count as serving: a published, terminating pod is ready and takes new flows.
     """
+    if isinstance(endpoints, tuple):
+        return endpoints
     return tuple([b for b, e in endpoints.items() if e.serving or e.ready])
 
 

@@ -6,7 +6,7 @@ those by readiness, topology hints and traffic policy. Nothing here knows about 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -34,6 +34,37 @@ class Position(msgspec.Struct, frozen=True):
 
     node: str
     zone: str = ""
+
+
+def all_alike(
+    slices: Sequence[EndpointSlice], family: Family, node: str
+) -> dict[tuple[str, Protocol], tuple[Backend, ...]] | None:
+    """The backends by port where there is nothing to choose by; None where ``select`` must.
+
+    That is: one slice, each endpoint in it once, all of them ready, without hints, on other nodes.
+    Under the policy Cluster every node then uses them all. Most Services are like that on most
+    nodes, and this takes half the time of gathering and selecting.
+    """
+    if len(slices) != 1 or slices[0].family is not family:
+        return None
+    piece = slices[0]
+    # Ends an address in Backend's text, so that addresses sort as backends of one port do.
+    end = "]" if family is Family.IPV6 else ":"
+    by_text = {
+        e.address + end: e.address
+        for e in piece.endpoints
+        if e.ready and e.node != node and not e.zones and not e.nodes
+    }
+    if len(by_text) != len(piece.endpoints):
+        return None
+    addresses = [by_text[text] for text in sorted(by_text)]
+    found = {}
+    for port in piece.ports:
+        number = port.number
+        # What Backend() does, without the call of a Python function for each endpoint.
+        backends = tuple([_new(Backend, (address, number)) for address in addresses])
+        found[port.name, port.protocol] = backends
+    return found if len(found) == len(piece.ports) else None
 
 
 def gather(
@@ -66,15 +97,17 @@ def _gather_one(piece: EndpointSlice) -> dict[tuple[str, Protocol], Gathered] | 
     """As ``gather`` for one slice, three times as fast; None where something is in it twice."""
     # Ends an address in Backend's text, so that addresses sort as backends of one port do.
     end = "]" if piece.family is Family.IPV6 else ":"
-    endpoints = sorted(piece.endpoints, key=lambda endpoint: endpoint.address + end)
+    by_text = {endpoint.address + end: endpoint for endpoint in piece.endpoints}
+    if len(by_text) != len(piece.endpoints):
+        return None
+    endpoints = [by_text[text] for text in sorted(by_text)]
     ports: dict[tuple[str, Protocol], Gathered] = {}
     for port in piece.ports:
         number = port.number
         # What Backend() does, without the call of a Python function for each endpoint.
-        found = {_new(Backend, (e.address, number)): e for e in endpoints}
-        if len(found) != len(endpoints):
-            return None
-        ports[port.name, port.protocol] = found
+        ports[port.name, port.protocol] = {
+            _new(Backend, (e.address, number)): e for e in endpoints
+        }
     return ports if len(ports) == len(piece.ports) else None
 
 

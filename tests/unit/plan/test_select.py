@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from netplane.core.model.address import Family
 from netplane.core.model.service import (
@@ -14,7 +16,7 @@ from netplane.core.model.service import (
     ServiceName,
 )
 from netplane.core.plan.port import Backend
-from netplane.core.plan.select import Position, Selection, gather, in_order, select
+from netplane.core.plan.select import Position, Selection, all_alike, gather, in_order, select
 
 HERE = Position("n1", "z1")
 
@@ -188,3 +190,52 @@ def test_an_address_twice_in_one_slice_counts_once() -> None:
     gathered = gather([piece(ep(2), draining(1), ep(1))], Family.IPV4)["http", Protocol.TCP]
     assert gathered == {Backend("10.0.0.1", 80): ep(1), Backend("10.0.0.2", 80): ep(2)}
     assert lasts(tuple(gathered)) == [1, 2]
+
+
+_any_endpoint = st.builds(
+    ep,
+    st.integers(1, 12),
+    ready=st.sampled_from([True, True, True, False]),
+    serving=st.booleans(),
+    terminating=st.booleans(),
+    node=st.sampled_from(["n2", "n2", "n2", "", "n1"]),
+    zones=st.sampled_from([(), (), (), ("z1",)]),
+    nodes=st.sampled_from([(), (), (), ("n1",)]),
+)
+
+
+@settings(deadline=None)
+@given(st.lists(_any_endpoint, max_size=4))
+def test_where_all_are_alike_selecting_chooses_the_same(endpoints: list[Endpoint]) -> None:
+    slices = [piece(*endpoints)]
+    key = ("http", Protocol.TCP)
+
+    alike = all_alike(slices, Family.IPV4, HERE.node)
+
+    if alike is not None:
+        gathered = gather(slices, Family.IPV4)[key]
+        selected = select(gathered, HERE, wants_cluster=True, wants_local=False)
+        assert selected == Selection(cluster=alike[key], has_endpoints=bool(endpoints))
+        assert alike[key] == in_order(alike[key])
+
+
+@pytest.mark.parametrize(
+    ("slices", "alike"),
+    [
+        pytest.param([piece(ep(10), ep(9))], [10, 9], id="by-text"),
+        pytest.param([piece()], [], id="none-at-all"),
+        pytest.param([], None, id="no-slice"),
+        pytest.param([piece(ep(1)), piece(ep(2), name="b")], None, id="two-slices"),
+        pytest.param([piece(ep(1), ep(1))], None, id="twice"),
+        pytest.param([piece(ep(1), ep(2, ready=False))], None, id="not-ready"),
+        pytest.param([piece(ep(1), ep(2, node="n1"))], None, id="here"),
+        pytest.param([piece(ep(1, zones=("z2",)))], None, id="zones"),
+        pytest.param([piece(ep(1, nodes=("n2",)))], None, id="nodes"),
+    ],
+)
+def test_all_are_alike_where_nothing_decides(
+    slices: list[EndpointSlice], alike: list[int] | None
+) -> None:
+    found = all_alike(slices, Family.IPV4, HERE.node)
+    assert (None if found is None else lasts(found["http", Protocol.TCP])) == alike
+    assert all_alike(slices, Family.IPV6, HERE.node) is None
