@@ -34,12 +34,13 @@ class _Heads(dict[str, bytes]):
         if len(self) >= _CACHED:
             self.clear()
         a, b, c = text.split(".")
-        head = self[text] = _OCTETS[a] + _OCTETS[b] + _OCTETS[c]
+        head = self[text] = OCTETS[a] + OCTETS[b] + OCTETS[c]
         return head
 
 
-_HEADS = _Heads()
-_OCTETS: Final = {str(octet): bytes([octet]) for octet in range(256)}
+#: ``HEADS["10.0.0"] + OCTETS["1"]`` is ``pack_address("10.0.0.1")``, without a call.
+HEADS: Final = _Heads()
+OCTETS: Final = {str(octet): bytes([octet]) for octet in range(256)}
 
 
 def pack_address(address: str) -> bytes:
@@ -47,7 +48,7 @@ def pack_address(address: str) -> bytes:
     # The first three octets repeat, since many addresses of a cluster share a /24.
     head, dot, tail = address.rpartition(".")
     if dot:
-        return _HEADS[head] + _OCTETS[tail]
+        return HEADS[head] + OCTETS[tail]
     return ipaddress.IPv6Address(address).packed
 
 
