@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from bench.states import Shape, endpoint_slice, service_at, service_object
 from netplane.core.model import wire
 from netplane.core.model.plain import plain_service, plain_slice
-from netplane.core.model.services import read_service, service_from
-from netplane.core.model.slices import read_slice, service_of, slice_of
+from netplane.core.model.services import service_from, service_with_care
+from netplane.core.model.slices import service_of, slice_of, slice_with_care
 
 _BENCH = service_at(Shape(1, 3), 0)
 _NAMES = st.sampled_from([None, "", "web", "a.b", "Web", "-web", "w" * 63, "w" * 64, "8080"])
@@ -97,7 +97,7 @@ def test_a_service_is_read_alike_at_a_glance_and_with_care(
         given_port.update(port.get("port", {}))
     wired = msgspec.convert(thing, wire.Service)
 
-    with_care = read_service(wired)
+    with_care = service_with_care(wired)
 
     assert service_from(wired) == with_care
     assert plain_service(wired) in {None, with_care[0]}
@@ -127,7 +127,7 @@ def test_a_slice_is_read_alike_at_a_glance_and_with_care(
     if service is None:
         return
 
-    with_care = read_slice(service, wired)
+    with_care = slice_with_care(service, wired)
 
     assert slice_of(service, wired) == with_care
     assert plain_slice(service, wired) in {None, with_care[0]}

@@ -6,15 +6,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
-import msgspec
-
 from netplane.core.model.decoding import (
     ENDPOINT_SLICE,
     ENDPOINTS,
     NODE,
     POD,
     SERVICE,
-    Shape,
     json_text,
 )
 from netplane.core.model.documents import Manifest
@@ -25,16 +22,18 @@ from netplane.core.model.pods import (
     Selection,
     computed_slices,
     pod_from,
-    selection_from,
 )
 from netplane.core.model.problem import Problem, shown
+from netplane.core.model.readings import (
+    ServiceReading,
+    SliceReading,
+    read_service,
+    read_slice,
+)
 from netplane.core.model.reasons import Reason, Refusals
 from netplane.core.model.service import EndpointSlice, Node, Service, ServiceName
-from netplane.core.model.services import service_from
-from netplane.core.model.slices import SliceReading, reading_of
 from netplane.core.model.snapshot import Snapshot
 
-_W = TypeVar("_W", bound=msgspec.Struct)
 _SHAPES = {shape.kind: shape for shape in (SERVICE, ENDPOINT_SLICE, ENDPOINTS, NODE, POD)}
 
 
@@ -51,14 +50,13 @@ def build_snapshot(manifests: Iterable[Manifest]) -> Snapshot:
     nodes = objects.nodes()
     services: dict[ServiceName, Service] = {}
     unfed: dict[ServiceName, Selection | None] = {}
-    for wired in objects.decoded(SERVICE):
-        service, problems = service_from(wired)
-        objects.problems.extend(problems)
+    for reading in objects.services():
+        service = reading.service
         if service is None:
             continue
         services[service.key] = service
         if service.key not in fed:
-            unfed[service.key] = selection_from(wired)
+            unfed[service.key] = reading.selection
     selecting = {}
     for name, selection in unfed.items():
         mirrored = objects.mirrored(name, slices_exported=bool(fed))
@@ -120,13 +118,6 @@ class _Objects:
         refusals.add(field, value, reason, detail or f"(in {manifest.origin})")
         self.problems.extend(refusals.problems)
 
-    def decoded(self, shape: Shape[_W]) -> Iterator[_W]:
-        """The objects of a kind that decode, in their order; the others become problems."""
-        for manifest in self._taken(shape.kind):
-            wired = shape.decode(manifest, self.problems)
-            if wired is not None:
-                yield wired
-
     def _taken(self, kind: str) -> Iterator[Manifest]:
         """The objects of a kind, in their order.
 
@@ -138,13 +129,31 @@ class _Objects:
         while waiting:
             yield waiting.pop()
 
+    def services(self) -> Iterator[ServiceReading]:
+        """Every Service that decodes, as it was read with its list or is read now."""
+        for manifest in self._taken(SERVICE.kind):
+            reading = manifest.payload
+            if not isinstance(reading, ServiceReading):
+                wired = SERVICE.decode(manifest, self.problems)
+                if wired is None:
+                    continue
+                reading = read_service(wired)
+            if reading.problems:
+                self.problems.extend(reading.problems)
+            yield reading
+
     def slices(self) -> tuple[defaultdict[ServiceName, list[EndpointSlice]], set[ServiceName]]:
         """The good slices by Service, and the Services that any slice feeds, good or not."""
         good: defaultdict[ServiceName, list[EndpointSlice]] = defaultdict(list)
         fed: set[ServiceName] = set()
         for manifest in self._taken(ENDPOINT_SLICE.kind):
-            reading = self._reading(manifest)
-            if reading is None or reading.service is None:
+            reading = manifest.payload
+            if not isinstance(reading, SliceReading):
+                wired = ENDPOINT_SLICE.decode(manifest, self.problems)
+                if wired is None:
+                    continue
+                reading = read_slice(wired)
+            if reading.service is None:
                 continue
             fed.add(reading.service)
             if reading.problems:
@@ -153,17 +162,13 @@ class _Objects:
                 good[reading.service].append(reading.slice)
         return good, fed
 
-    def _reading(self, manifest: Manifest) -> SliceReading | None:
-        """A slice as it was read with its list, or read now; None where it does not decode."""
-        if isinstance(manifest.payload, SliceReading):
-            return manifest.payload
-        wired = ENDPOINT_SLICE.decode(manifest, self.problems)
-        return None if wired is None else reading_of(wired)
-
     def nodes(self) -> dict[str, Node]:
         """The good Nodes by name."""
         good: dict[str, Node] = {}
-        for wired in self.decoded(NODE):
+        for manifest in self._taken(NODE.kind):
+            wired = NODE.decode(manifest, self.problems)
+            if wired is None:
+                continue
             node, problems = node_from(wired)
             self.problems.extend(problems)
             if node is not None:

@@ -18,7 +18,7 @@ import msgspec
 
 from netplane.core.model import wire
 from netplane.core.model.json_list import read_list
-from netplane.core.model.slices import SliceReading, reading_of
+from netplane.core.model.readings import Reading, read_service, read_slice
 from netplane.errors import MalformedError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     api_version: str
     namespace: str
     name: str
-    payload: msgspec.Raw | Tree | wire.Listed | SliceReading
+    payload: msgspec.Raw | Tree | wire.Listed | Reading
 
     @property
     def is_object(self) -> bool:
@@ -135,17 +135,23 @@ def parse_pieces(pieces: Iterable[bytes], *, origin: str) -> list[Manifest] | No
 def _listed(where: str, item: wire.Listed) -> Manifest:
     """An object that was decoded with its list; it has said its kind.
 
-    Slices are most of a cluster's objects, so they are read at once, and only what counts is kept.
+    It is read at once, and what does not count is let go: decoded objects are large, and would
+    have left the cache by the time all of the list has been decoded.
     """
     meta = item.metadata
     name = (meta.name or "") if meta else ""
+    payload: wire.Listed | Reading = item
+    if name and isinstance(item, wire.EndpointSlice):
+        payload = read_slice(item)
+    elif name and isinstance(item, wire.Service):
+        payload = read_service(item)
     return Manifest(
         origin=where,
         kind=item.kind or "",
         api_version=item.api_version or "",
         namespace=(meta.namespace or "") if meta else "",
         name=name,
-        payload=reading_of(item) if name and isinstance(item, wire.EndpointSlice) else item,
+        payload=payload,
     )
 
 

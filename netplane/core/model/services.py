@@ -44,10 +44,10 @@ def service_from(service: wire.Service) -> tuple[Service | None, tuple[Problem, 
     fault is refused as a whole; each of its faults is one problem.
     """
     plain = plain_service(service)
-    return (plain, ()) if plain is not None else read_service(service)
+    return (plain, ()) if plain is not None else service_with_care(service)
 
 
-def read_service(service: wire.Service) -> tuple[Service | None, tuple[Problem, ...]]:
+def service_with_care(service: wire.Service) -> tuple[Service | None, tuple[Problem, ...]]:
     """As ``service_from``, of any Service field by field."""
     meta = service.metadata or wire.ServiceMeta()
     spec = service.spec or wire.ServiceSpec()

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeAlias
 
-import msgspec
-
 from netplane.core.model import wire
 from netplane.core.model.address import Family
 from netplane.core.model.checks import check_namespace, check_subdomain, endpoint_ports
@@ -21,28 +19,6 @@ _FAMILIES = {"IPv4": Family.IPV4, "IPv6": Family.IPV6}
 _V1BETA1 = "discovery.k8s.io/v1beta1"
 _NO_CONDITIONS = wire.Conditions()
 _IPV6 = Family.IPV6  # in a name of its own: before Python 3.12 a member takes 0.1 us to look up
-
-
-class SliceReading(msgspec.Struct, frozen=True, gc=False):
-    """What reading a slice has come to.
-
-    Attributes:
-        service: The Service it says it feeds, None where it says none.
-        slice: The slice, None where it is refused or not for us.
-        problems: Of the parts left out.
-    """
-
-    service: ServiceName | None
-    slice: EndpointSlice | None = None
-    problems: tuple[Problem, ...] = ()
-
-
-def reading_of(endpoint_slice: wire.EndpointSlice) -> SliceReading:
-    """Read a slice."""
-    service = service_of(endpoint_slice)
-    if service is None:
-        return SliceReading(None)
-    return SliceReading(service, *slice_of(service, endpoint_slice))
 
 
 def service_of(endpoint_slice: wire.EndpointSlice) -> ServiceName | None:
@@ -72,10 +48,10 @@ def slice_of(
 ) -> tuple[EndpointSlice | None, tuple[Problem, ...]]:
     """As ``slice_from``, for a slice that is known to feed this Service."""
     plain = plain_slice(service, endpoint_slice)
-    return (plain, ()) if plain is not None else read_slice(service, endpoint_slice)
+    return (plain, ()) if plain is not None else slice_with_care(service, endpoint_slice)
 
 
-def read_slice(
+def slice_with_care(
     service: ServiceName, endpoint_slice: wire.EndpointSlice
 ) -> tuple[EndpointSlice | None, tuple[Problem, ...]]:
     """As ``slice_of``, of any slice field by field."""
