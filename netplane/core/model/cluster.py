@@ -92,8 +92,8 @@ class _Objects:
         kind, api_version = manifest.kind, manifest.api_version
         shape = _SHAPES.get(kind)
         if shape is not None and manifest.name and api_version in shape.api_versions:
-            key = (shape.namespace_of(manifest), manifest.name)
-            self._named[kind][key] = manifest
+            namespace = (manifest.namespace or "default") if shape.namespaced else ""
+            self._named[kind][namespace, manifest.name] = manifest
             return
         if not kind and not manifest.is_object:
             self._refuse(manifest, "items", json_text(manifest.payload), Reason.NOT_AN_OBJECT)

@@ -30,6 +30,8 @@ _HEAD = re.compile(rb'\s*\{[^\[]*?"items"\s*:\s*\[')
 _FIRST_ITEM = re.compile(rb'\s*\{\s*(?=")')
 #: What an object may begin with: keys as they are, or in the order of the alphabet.
 _FIRST_KEYS = (b'"apiVersion"', b'"addressType"', b'"kind"', b'"metadata"')
+_LONGEST_KEY = max(map(len, _FIRST_KEYS))
+_OPEN, _CLOSE = b"[]"
 
 _T = TypeVar("_T")
 Settle = Callable[[wire.Listed], _T]
@@ -65,20 +67,19 @@ def read_list(pieces: Iterable[bytes], settle: Settle[_T]) -> JsonList[_T] | Non
         settle: Makes of each decoded object what is kept of it, while it is in the cache.
     """
     source = iter(pieces)
-    buffer = next(source, b"")
-    head = _HEAD.match(buffer)
+    start = next(source, b"")
+    head = _HEAD.match(start)
     if head is None:
         return None
     try:
         head[0].decode()
-        buffer = buffer[head.end() :]
         items: list[_T | msgspec.Raw] = []
-        for chunk in _chunks(buffer, source):
+        for chunk in _chunks(bytearray(b"[" + start[head.end() :]), source):
             if chunk.end is None:
-                items += _decoded(chunk.items, settle)
+                items += _decoded(chunk, settle)
                 continue
-            if chunk.items.strip() or items:
-                items += _decoded(chunk.items, settle)
+            if chunk.buffer[1 : chunk.size - 1].strip() or items:
+                items += _decoded(chunk, settle)
             # With a first member of ours the rest is an object only if the list was closed right
             # inside the outermost one; of two members of one name the last would count.
             rest = msgspec.json.decode(b'{"":0' + chunk.end)
@@ -90,62 +91,88 @@ def read_list(pieces: Iterable[bytes], settle: Settle[_T]) -> JsonList[_T] | Non
 
 
 class _Chunk(NamedTuple):
-    """The text of some items; ``end``: what follows the list, None before its end."""
+    """Some items as an array: the first bytes of a buffer, which changes once they are decoded.
 
-    items: bytes
+    Attributes:
+        buffer: Holds them.
+        size: How many bytes they are, with their brackets.
+        end: What follows the list, None before its end.
+    """
+
+    buffer: bytearray
+    size: int
     end: bytes | None
 
 
-def _chunks(buffer: bytes, source: Iterator[bytes]) -> Iterator[_Chunk]:
-    """Cut between items: where one begins with the first one's blanks and the key of an object."""
-    first = _FIRST_ITEM.match(buffer)
+def _chunks(buffer: bytearray, source: Iterator[bytes]) -> Iterator[_Chunk]:
+    """Cut between items: where one begins with the first one's blanks and the key of an object.
+
+    The comma at a cut becomes the bracket that closes one chunk, then the one that opens the next,
+    so that nothing is copied.
+
+    Args:
+        buffer: A bracket, and what is read of the items.
+        source: The rest of the text.
+    """
+    first = _FIRST_ITEM.match(buffer, 1)
     if first is not None:
         seen = 0
-        between = [b"}" + c + first[0] + key for c in (b",", b", ") for key in _FIRST_KEYS]
+        between = [b"}" + comma + first[0] for comma in (b",", b", ")]
         for piece in source:
             buffer += piece
             # Most objects are small, and to look for what is not there takes as long as to decode.
-            near = max(seen, len(buffer) - _NEAR)
-            cut = _last(buffer, between, near)
+            cut = _last_cut(buffer, between, max(seen, len(buffer) - _NEAR))
             if cut < 0:
-                cut = _last(buffer, between, seen)
-            seen = max(0, len(buffer) - max(map(len, between)))
+                cut = _last_cut(buffer, between, seen)
+            seen = max(0, len(buffer) - _LONGEST_KEY - len(between[-1]))
             if cut >= 0:
-                yield _Chunk(buffer[: cut + 1], None)
-                buffer, seen = buffer[cut + 1 :].removeprefix(b","), 0
+                comma = cut + 1
+                buffer[comma] = _CLOSE
+                yield _Chunk(buffer, comma + 1, None)
+                del buffer[:comma]
+                buffer[0] = _OPEN
+                seen = 0
             elif seen > _PATIENCE:
                 return
-    buffer += b"".join(source)
-    items, bracket, end = buffer.rpartition(b"]")
-    if bracket:
-        yield _Chunk(items, end)
+    for piece in source:
+        buffer += piece
+    bracket = buffer.rfind(b"]")
+    if bracket > 0:
+        yield _Chunk(buffer, bracket + 1, bytes(buffer[bracket + 1 :]))
 
 
-def _last(buffer: bytes, texts: Iterable[bytes], start: int) -> int:
-    """Where the last of some texts begins, -1 where there is none after the start."""
-    return max(buffer.rfind(text, start) for text in texts)
+def _last_cut(buffer: bytearray, between: Iterable[bytes], start: int) -> int:
+    """Where the last of some texts begins that a key of an object follows; -1 without any."""
+    for text in between:
+        cut = buffer.rfind(text, start)
+        while cut >= 0:
+            if buffer.startswith(_FIRST_KEYS, cut + len(text)):
+                return cut
+            cut = buffer.rfind(text, start, cut)
+    return -1
 
 
-def _decoded(text: bytes, settle: Settle[_T]) -> list[_T] | list[msgspec.Raw]:
+def _decoded(chunk: _Chunk, settle: Settle[_T]) -> list[_T] | list[msgspec.Raw]:
     """The items in a text that a list may hold.
 
     Raises:
         msgspec.DecodeError: It is not that, or there is none.
         UnicodeDecodeError: It is not UTF-8.
     """
-    if not text.isascii():
-        text.decode()
-    array = b"[%b]" % text
-    listed = _of_one_kind(array)
+    buffer, size = chunk.buffer, chunk.size
+    if not buffer.isascii():
+        buffer[:size].decode()
+    with memoryview(buffer) as whole, whole[:size] as array:
+        listed = _of_one_kind(array)
     if listed:
         return [settle(item) for item in listed]
-    found = _raw.decode(array)
+    found = _raw.decode(bytes(buffer[:size]))
     if not found:
         raise msgspec.DecodeError("no item between two commas")
     return found
 
 
-def _of_one_kind(array: bytes) -> list[wire.Listed] | None:
+def _of_one_kind(array: memoryview) -> list[wire.Listed] | None:
     """The items of a chunk, where all are of one kind that counts and have its shape.
 
     kubectl prints kind by kind. A union that asks each object for its kind would read most of it
