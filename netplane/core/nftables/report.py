@@ -77,8 +77,13 @@ class _Story:
 
     def totals(self) -> Counter[Action]:
         """See ``Story``."""
-        old, new = owners_of(self._before), self._owners
-        return Counter(_action(owner in old, owner in new) for owner in self._brief.lines)
+        told = self._brief.lines.keys()
+        old, new = told & owners_of(self._before), told & self._owners
+        both = len(old & new)
+        counts = {Action.ADDED: len(new) - both, Action.REMOVED: len(old) - both}
+        # What has a frontend neither before nor after has changed all the same.
+        changed = len(told) - sum(counts.values())
+        return +Counter({**counts, Action.CHANGED: changed})
 
     def services(self, *, limit: int | None = None, rules: bool = False) -> list[ServiceChange]:
         """See ``Story``."""
