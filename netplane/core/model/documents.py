@@ -135,8 +135,8 @@ def parse_pieces(pieces: Iterable[bytes], *, origin: str) -> list[Manifest] | No
 def _listed(where: str, item: wire.Listed) -> Manifest:
     """An object that was decoded with its list; it has said its kind.
 
-    It is read at once, and what does not count is let go: decoded objects are large, and would
-    have left the cache by the time all of the list has been decoded.
+    It is read at once, and what does not count is let go: decoded objects are large, and need not
+    all be in memory together.
     """
     meta = item.metadata
     name = meta and meta.name

@@ -64,7 +64,7 @@ def read_list(pieces: Iterable[bytes], settle: Settle[_T]) -> JsonList[_T] | Non
 
     Args:
         pieces: The text, cut anywhere; not all of it is taken where the answer is None.
-        settle: Makes of each decoded object what is kept of it, while it is in the cache.
+        settle: Makes of each decoded object what is kept of it, before the next chunk is read.
     """
     source = iter(pieces)
     start = next(source, b"")
