@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import importlib
 import os
 import sys
@@ -222,7 +223,12 @@ def _open_things() -> list[str]:
 
 
 def _left_since(before: list[str]) -> str:
-    """What is open that was not; the kernel takes a moment to be rid of an ended thread."""
+    """What is open that was not; the kernel takes a moment to be rid of an ended thread.
+
+    pyroute2's sockets ask the kernel something while they are made; where that fails, what they
+    had opened is left to the collector, which commands do without and the agent has running.
+    """
+    gc.collect()
     deadline = time.monotonic() + _GONE_SECONDS
     while True:
         left = Counter(_open_things()) - Counter(before)
