@@ -257,20 +257,6 @@ def test_bookmarks_alone_keep_it_well(netns: Namespace, tmp_path: Path) -> None:
             assert agent.healthy
 
 
-def test_waiting_for_a_server_that_is_away_costs_nothing(netns: Namespace, tmp_path: Path) -> None:
-    with _cluster(netns, tmp_path) as cluster:
-        options = ["--kubeconfig", str(cluster.kubeconfig), "--mode", "nftables"]
-        cluster.server.probability = 1.0  # nothing it says is of any use
-        with running_agent(netns, tmp_path / "said.log", *options, program=_HASTY) as agent:
-            agent.until(lambda: "kind=watch" in agent.said)
-            agent.until(lambda: agent.get("/livez").status != 0)
-            before, begin = agent.cpu_seconds(), time.monotonic()
-            time.sleep(1.5)  # it asks again and again
-            busy = (agent.cpu_seconds() - before) / (time.monotonic() - begin)
-            assert busy < 0.5, "it turns without end instead of waiting for news"
-            assert agent.alive
-
-
 def test_a_token_that_is_replaced_is_followed(netns: Namespace, tmp_path: Path) -> None:
     with _cluster(netns, tmp_path) as cluster:
         _fill(cluster.server, 3)
