@@ -13,6 +13,8 @@ from netplane.errors import ApplyError, PrivilegeError
 
 _DATAGRAM: Final = 1 << 16
 _KERNEL_PORT: Final = 0
+#: Datagrams read at a time: who writes without end must not keep a reader for ever.
+_MOST: Final = 1024
 
 
 class NoticeSocket:
@@ -64,11 +66,13 @@ class NoticeSocket:
     def read(self) -> Iterator[bytes | None]:
         """The kernel's datagrams that are waiting; None where some were lost to a full buffer.
 
+        Of very many the first; the socket stays readable then.
+
         Raises:
             ApplyError: They cannot be read.
         """
         assert self._socket is not None, "use it as a context manager"
-        while True:
+        for _ in range(_MOST):
             try:
                 datagram, (port, _) = self._socket.recvfrom(_DATAGRAM)
             except BlockingIOError:
