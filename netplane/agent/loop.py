@@ -182,7 +182,7 @@ class Loop:
         fresh = parts.ledger.settled(kept.refused, kept.collisions)
         parts.health.verified()
         parts.health.rival(kept.rival)
-        self._pacer.passed(seconds, again=bool(kept.failures))
+        self._pacer.passed(seconds, again=bool(kept.failures or kept.refused))
         self._measures.passed(kept, seconds, at=parts.clocks.wall())
         self._tell(kept, fresh, seconds, repaired=repaired)
         if change is not None and change.triggered is not None:

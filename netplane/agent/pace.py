@@ -39,7 +39,8 @@ class Pacer:
         self._looked = now - _SHORTEST  # when the last look ended, and how long it took
         self._took = 0.0
         self._looking = False
-        self._pause = 0.0
+        self._pause = 0.0  # after a failed pass
+        self._again = 0.0  # between looks while part of a pass is owed
         self._tokens = _BURST
         self._counted = now
 
@@ -50,8 +51,8 @@ class Pacer:
 
     @property
     def retrying(self) -> bool:
-        """Whether the last pass failed, so that the next one makes it good."""
-        return self._pause > 0
+        """Whether something failed before, in part or whole, that the next pass may make good."""
+        return self._pause > 0 or self._again > 0
 
     @property
     def patience(self) -> float:
@@ -66,18 +67,22 @@ class Pacer:
         self._looking = look
 
     def passed(self, seconds: float, *, again: bool) -> None:
-        """The pass took so many seconds; ``again`` where something is still owed."""
-        if self._looking:
-            self._looked, self._took = self._clock(), seconds
-        if again:
-            self.failed()
-            return
+        """The pass took so many seconds; ``again`` where part of it is still owed.
+
+        What is owed in part is tried again by looks, and keeps no change waiting meanwhile.
+        """
+        now = self._clock()
         self._pause = 0.0
         if self._looking:
-            self._look_at = self._clock() + self.pace.period
+            self._looked, self._took = now, seconds
+            self._again = min(self.pace.period, self._again * 2 or _FIRST_PAUSE) if again else 0.0
+            self._look_at = now + (self._again or self.pace.period)
+        elif again and not self._again:
+            self._again = _FIRST_PAUSE
+            self._look_at = min(self._look_at, now + self._again)
 
     def failed(self) -> float:
-        """The pass failed, in part or whole; returns the seconds until the next attempt."""
+        """The pass failed; returns the seconds until the next attempt."""
         self._pause = min(self.pace.period, self._pause * 2 or _FIRST_PAUSE)
         self._look_at = self._clock() + self._pause
         return self._pause
@@ -85,7 +90,7 @@ class Pacer:
     def rest(self) -> float:
         """Seconds before the next pass may begin."""
         rest = self._began + self.pace.shortest - self._clock()
-        if self.retrying:
+        if self._pause:
             rest = max(rest, self.patience)
         if self._tokens < 1:
             rest = max(rest, self._began + 1 / _BURST - self._clock())

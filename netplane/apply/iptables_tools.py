@@ -22,7 +22,9 @@ from netplane.core.model.address import Family
 from netplane.errors import BusyError, LockedError, RefusedError, ToolError
 from netplane.rendering import environment
 
-_LEGACY_LOCK_STATUS = 4  # RESOURCE_PROBLEM in xtables.h; iptables-nft takes no lock
+# xtables.h. With legacy tables: the lock is held; iptables-nft takes none, and says so of a kernel
+# that does not answer it, or of a line that the kernel does not take.
+_RESOURCE_PROBLEM = 4
 _LINE = re.compile(r"\bline:? (\d+)")
 _INCOMPATIBLE = re.compile(r"^# Table `(\w+)' is incompatible", re.MULTILINE)
 _SHOWN = 300
@@ -154,6 +156,7 @@ class Tools(msgspec.Struct, frozen=True):
         Raises:
             LockedError: The xtables lock was held for longer than ``lock_wait``.
             PrivilegeError: CAP_NET_ADMIN is missing.
+            BusyError: The program could not do its work, whatever it was given.
             RefusedError: The program or the kernel refused it, with the line.
         """
         program = self.program(family, "restore")
@@ -163,12 +166,14 @@ class Tools(msgspec.Struct, frozen=True):
         if done.status == 0:
             return
         self.namespace.call(require_net_admin)
-        if self.variant is Variant.LEGACY and done.status == _LEGACY_LOCK_STATUS:
+        if self.variant is Variant.LEGACY and done.status == _RESOURCE_PROBLEM:
             holder = xtables_lock.holder()
             who = f"{holder} holds it" if holder else "its holder has just let go of it"
             raise LockedError(
                 f"{program} waited {wait} s in vain for the xtables lock: {who}. Try again"
             )
+        if done.status == _RESOURCE_PROBLEM and _LINE.search(done.stderr) is None:
+            raise BusyError(f"{program} failed: {_tidy(done.stderr)}; try again")
         raise _refused(program, step, done)
 
 

@@ -164,7 +164,9 @@ def _sync(engine: Engine, snapshot: Snapshot) -> str:
 
 
 def _owed(engine: Engine) -> str:
-    return str(engine.change({}, {}).refused or "")
+    """What is owed is written with the next call; what was refused is tried by the next look."""
+    applied = engine.change({}, {})
+    return str((engine.verify() if applied.refused else applied).refused or "")
 
 
 def _step(engine: Engine, old: Snapshot, new: Snapshot) -> str:

@@ -127,3 +127,26 @@ def test_a_clock_that_stands_still_harms_nobody(
     for _ in range(200):
         _pass(pacer, clock, look=True)
     assert 0 <= read(pacer) <= 1
+
+
+def test_what_is_owed_in_part_keeps_no_change_waiting_and_is_looked_for_again(
+    clock: Clock,
+) -> None:
+    pacer = Pacer(Pace(period=30), clock)
+    _pass(pacer, clock, look=True)
+    pauses = []
+    for _ in range(6):
+        pacer.begun(look=pacer.due)
+        pacer.passed(0.0, again=True)
+        assert pacer.rest() == 0, "a change may be written at once"
+        clock.now += 0.01
+        pacer.begun(look=False)
+        pacer.passed(0.0, again=True)
+        pauses.append(pacer.patience)
+        clock.now += pacer.patience
+        assert pacer.due
+    assert pauses == sorted(pauses), "less and less often"
+    assert pauses[0] < 1
+    _pass(pacer, clock, look=True)
+    assert pacer.patience == 30
+    assert not pacer.retrying
