@@ -56,14 +56,14 @@ ENOUGH = 40  # faults of one kind and stage, spread over the hundreds of calls t
 def errors(calls: Undisturbed, error: str, *, tree: bool) -> list[Fault]:
     """The error at every call that talks to the kernel's rules or starts something.
 
-    iptables-nft takes an interrupted answer for the end of it, and ends well: who can only ask
-    iptables-nft cannot know better. The kernel interrupts a receive for signals alone, which that
-    program does not get.
+    iptables-nft takes an interrupted call for the end of what it was told, and ends well: who can
+    only ask iptables-nft cannot know better. The kernel interrupts these calls for signals alone,
+    which that program does not get; so EINTR meets the engine's own calls, in its own stages.
     """
     most = calls.most()
     names: tuple[str, ...] = (*SOCKET_CALLS, *PROCESS_CALLS)
     if tree and error == "EINTR":
-        names = tuple(name for name in names if not name.startswith("recv"))
+        names = PROCESS_CALLS
     return [
         Fault(Call(name, number), error, tree)
         for name in names
