@@ -41,14 +41,14 @@ class FlowKeeper:
     ) -> dict[Family, float]:
         """Delete what has become stale.
 
-        Returns:
-            The seconds that took, of each family whose flows were read.
-
         Args:
             planner: What traffic should do.
             applied: What was done to the rules.
             after: Is told the flows deleted, and what failed.
             everything: Judge all flows, not only those to what was planned anew.
+
+        Returns:
+            The seconds that took, of each family whose flows were read.
         """
         failed = len(after.failures)
         took: dict[Family, float] = {}
