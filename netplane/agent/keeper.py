@@ -25,7 +25,8 @@ from netplane.apply.addresses import local_addresses
 from netplane.apply.engine import Applied, Engine, RuleCount, told_with
 from netplane.apply.flows import Flow
 from netplane.apply.follow_up import FollowUp
-from netplane.apply.modes import leftovers, open_engine, open_mode
+from netplane.apply.foreign import KubeProxy
+from netplane.apply.modes import Leftover, leftovers, open_engine, open_mode
 from netplane.apply.netns import Namespace
 from netplane.apply.nfnetlink_commit import Vouch
 from netplane.apply.sync import view_for
@@ -107,7 +108,10 @@ class Keeper:
         self._engine: Engine | None = None
         self._turned: Applied | None = None  # done when the node changed, and not told yet
         self._stack = ExitStack()
-        self._settled = False  # a whole pass, with all that follows, has worked
+        self._written = False  # the rules serve; a kube-proxy that comes from now on is a rival
+        # What is done once, after the first rules; where it fails, the next look tries again.
+        self._to_retire = True
+        self._to_take_over = take_over
         self._flows = FlowKeeper(namespace)
 
     def __enter__(self) -> Self:
@@ -145,24 +149,24 @@ class Keeper:
         """
         local = partial(local_addresses, self._namespace)
         node = view_for(self._config, self._node, local)
-        adopted = self._settled
-        rival = foreign.find_kube_proxy(self._namespace) if look or not self._settled else None
-        if rival is not None and not self._settled and not self._take_over:
+        first = not self._written
+        look = look or first
+        rival = foreign.find_kube_proxy(self._namespace) if look else KubeProxy()
+        if first and not self._take_over:
             foreign.refuse(rival, self._namespace)
         engine = self._engine or self._open(node)
         turned = node != engine.planner.node
         applied = self._write(engine, node, look=look)
+        self._written = True
         after = FollowUp()
-        if look or not self._settled:
+        if look:
             after.set_parameters(self._namespace, node)
-        if not self._settled:
-            in_use = open_mode(self._config.mode, self._namespace)
-            after.retire(leftovers(self._config.mode, in_use, self._namespace))
-            if rival is not None:
-                after.take_over(self._namespace, rival)
-        everything = not self._settled or (look and self._flows.owed)
+            self._to_retire = self._to_retire and not after.retire(self._leftovers)
+        if look and self._to_take_over:
+            self._to_take_over = not after.take_over(self._namespace, rival)
+            rival = KubeProxy()  # one that was to be taken over is none; one that goes on is
+        everything = look and self._flows.owed
         took = self._flows.clean(engine.planner, applied, after, everything=everything)
-        self._settled = self._settled or not after.failures
         return Kept(
             node=node,
             turned=turned,
@@ -179,14 +183,17 @@ class Keeper:
             rules=engine.rules,
             conflicts=engine.conflicts,
             flow_seconds=took,
-            # One that was to be taken over is none; one that comes, or goes on, after that is.
-            rival=str(rival) if rival and (adopted or not self._take_over) else "",
+            rival=str(rival),
         )
 
     def _open(self, node: NodeView) -> Engine:
         engine = open_engine(self._config.mode, self._namespace, node, vouch=self._vouch)
         self._engine = self._stack.enter_context(engine)
         return engine
+
+    def _leftovers(self) -> tuple[Leftover, ...]:
+        mode = self._config.mode
+        return leftovers(mode, open_mode(mode, self._namespace), self._namespace)
 
     def _write(self, engine: Engine, node: NodeView, *, look: bool) -> Applied:
         """Hand over what has changed; from then on it is the engine that owes it."""

@@ -48,15 +48,15 @@ class FollowUp(msgspec.Struct):
         """Set the kernel parameters that the rules count on."""
         self._attempt(self.also, lambda: _set_parameters(namespace, node))
 
-    def retire(self, leftovers: Iterable[Leftover]) -> None:
-        """Remove our rules in other modes."""
-        for leftover in leftovers:
-            self._attempt(self.also, leftover.remove)
+    def retire(self, find: Callable[[], Iterable[Leftover]]) -> bool:
+        """Remove our rules in other modes, once they are found; whether none is left."""
+        leftovers: list[Leftover] = []
+        done = self._attempt(leftovers, find)
+        return all([done, *(self._attempt(self.also, each.remove) for each in leftovers)])
 
-    def take_over(self, namespace: Namespace, found: KubeProxy) -> None:
-        """Remove what a kube-proxy left, if there was one."""
-        if found:
-            self._attempt(self.also, lambda: foreign.take_over(namespace, found))
+    def take_over(self, namespace: Namespace, found: KubeProxy) -> bool:
+        """Remove what a kube-proxy left, if there was one; whether nothing is left."""
+        return not found or self._attempt(self.also, lambda: foreign.take_over(namespace, found))
 
     def clean_flows(
         self,
@@ -85,11 +85,13 @@ class FollowUp(msgspec.Struct):
             lambda: conntrack.clean(namespace, view.family, desired, addresses, removed),
         )
 
-    def _attempt(self, done: list[_T], step: Callable[[], Iterable[_T]]) -> None:
+    def _attempt(self, done: list[_T], step: Callable[[], Iterable[_T]]) -> bool:
         try:
             done.extend(step())
         except (ApplyError, WireError) as exc:
             self.failures.append(str(exc))
+            return False
+        return True
 
 
 def foreseen_parameters(namespace: Namespace, node: NodeView) -> list[str]:

@@ -103,7 +103,7 @@ class Sync:
         changes = self._commit_rules()
         after = FollowUp()
         after.set_parameters(self._namespace, self.plan.node)
-        after.retire(self._leftovers)
+        after.retire(lambda: self._leftovers)
         after.take_over(self._namespace, self.kube_proxy)
         for family in self.plan.families:
             removed = frozenset().union(

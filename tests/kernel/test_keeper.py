@@ -1,0 +1,128 @@
+"""What follows the first rules and fails: tried again by looks alone, while changes go on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from netplane.agent.changes import ClusterChange
+from netplane.agent.cluster_state import ClusterState
+from netplane.agent.keeper import Keeper
+from netplane.apply.modes import open_inhabited
+from netplane.apply.netns import Namespace
+from netplane.config import Config, Setting, resolve
+from netplane.core.model.documents import parse
+from netplane.errors import ConflictError
+from tests.support.host_iptables import use_iptables
+from tests.support.manifests import Object, endpoint_slice, kube_list, service
+from tests.support.netns import run_tool
+
+pytestmark = pytest.mark.kernel
+
+_TABLE = "table ip kube-proxy"
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a program put is found before the host's."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    use_iptables("nft", folder, monkeypatch)
+    return folder
+
+
+def _config(mode: str) -> Config:
+    return resolve(None, {"mode": Setting(mode, "flag")}, host_name="node-1")
+
+
+def _change(state: ClusterState, *objects: Object) -> ClusterChange:
+    for manifest in parse(kube_list(*objects), origin="test"):
+        state.upsert(manifest)
+    change = state.take()
+    assert change is not None
+    return change
+
+
+def _web(address: str) -> list[Object]:
+    return [service("web", cluster_ips=["172.30.0.10"]), endpoint_slice("web", [address])]
+
+
+def _inhabited(netns: Namespace) -> list[str]:
+    return [name for name, _ in open_inhabited(netns)]
+
+
+def _with_rules_of_iptables(netns: Namespace) -> None:
+    with Keeper(netns, _config("iptables")) as keeper:
+        keeper.take(_change(ClusterState("node-1"), *_web("10.244.1.7")))
+        assert keeper.keep(look=True).failures == ()
+
+
+def _broken(programs: Path, name: str) -> Path:
+    """Put one that always fails in the place of a program, until it is unlinked."""
+    program = programs / name
+    program.write_text("#!/bin/sh\necho 'out of order' >&2\nexit 1\n", encoding="utf-8")
+    program.chmod(0o755)
+    return program
+
+
+def test_a_step_that_fails_costs_changes_nothing(netns: Namespace, programs: Path) -> None:
+    _with_rules_of_iptables(netns)
+    broken = _broken(programs, "iptables-nft-restore")
+    state = ClusterState("node-1")
+    with Keeper(netns, _config("nftables")) as keeper:
+        keeper.take(_change(state, *_web("10.244.1.7")))
+        first = keeper.keep(look=True)
+        assert first.changes
+        assert any("out of order" in failure for failure in first.failures), first.failures
+        assert first.flow_seconds
+
+        keeper.take(_change(state, *_web("10.244.1.8")))
+        changed = keeper.keep(look=False)
+        assert changed.changes
+        assert not changed.failures
+        assert not changed.flow_seconds, "no UDP Service has changed"
+
+        run_tool(["nft", "add", *_TABLE.split()], inside=netns)
+        beside = keeper.keep(look=True)
+        assert "kube-proxy" in beside.rival, "one that comes later is told, and ends nothing"
+        assert beside.failures
+        run_tool(["nft", "delete", *_TABLE.split()], inside=netns)
+
+        broken.unlink()
+        last = keeper.keep(look=True)
+        assert not last.failures
+        assert last.rival == ""
+        assert any("iptables" in line for line in last.also), last.also
+        assert _inhabited(netns) == ["nftables"]
+        assert keeper.keep(look=True).also == ()
+
+
+def test_a_take_over_that_fails_is_tried_again_and_then_over(
+    netns: Namespace, programs: Path
+) -> None:
+    chain = ["iptables", "-w", "5", "-t", "mangle", "-N", "KUBE-PROXY-CANARY"]
+    run_tool(chain, inside=netns)
+    broken = _broken(programs, "iptables-nft")
+    with Keeper(netns, _config("nftables"), take_over=True) as keeper:
+        keeper.take(_change(ClusterState("node-1"), *_web("10.244.1.7")))
+        first = keeper.keep(look=True)
+        assert any("out of order" in failure for failure in first.failures), first.failures
+        assert first.rival == "", "it is being taken over"
+        broken.unlink()
+        second = keeper.keep(look=True)
+        assert not second.failures
+        assert any("KUBE-PROXY-CANARY" in line for line in second.also), second.also
+        run_tool(chain, inside=netns)
+        assert "KUBE-PROXY-CANARY" in keeper.keep(look=True).rival
+
+
+def test_before_the_first_rules_a_kube_proxy_is_left_alone(netns: Namespace) -> None:
+    run_tool(["nft", "add", *_TABLE.split()], inside=netns)
+    with Keeper(netns, _config("nftables")) as keeper:
+        keeper.take(_change(ClusterState("node-1"), *_web("10.244.1.7")))
+        with pytest.raises(ConflictError, match="kube-proxy"):
+            keeper.keep(look=False)
+        assert _inhabited(netns) == []
+        run_tool(["nft", "delete", *_TABLE.split()], inside=netns)
+        assert keeper.keep(look=False).changes
