@@ -1,25 +1,29 @@
 """What tells the loop to look at the kernel: foreign commits, addresses, legacy tables.
 
 Where the kernel sends notices nothing is polled; legacy iptables has none, so its tables' figures
-are compared twice a second.
+are compared twice a second, and what is in them as often as that costs next to nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
 from netplane.apply.address_events import AddressEvents
-from netplane.apply.legacy_fingerprint import legacy_fingerprint
+from netplane.apply.legacy_fingerprint import Fingerprint, legacy_fingerprint
 from netplane.apply.netns import Namespace
 from netplane.apply.witness import Witness, concern_of
 from netplane.config import Mode
 from netplane.errors import ApplyError
 
 _POLL: Final = 0.5  # seconds
+#: Reading what is in legacy tables may take this part of a processor.
+_SHARE: Final = 0.004
 
 
 class Lookout:
@@ -39,7 +43,7 @@ class Lookout:
         self.witness = Witness(namespace, concern_of(mode))
         self._addresses = AddressEvents(namespace)
         self._stack = contextlib.ExitStack()
-        self._seen: tuple[bytes, ...] = ()
+        self._seen = Fingerprint()
         self._writing = False
 
     def __enter__(self) -> Self:
@@ -90,23 +94,33 @@ class Lookout:
         try:
             yield
         finally:
-            self._seen = self._fingerprint() if self._mode == "iptables" else ()
+            if self._mode == "iptables":
+                self._seen = self._fingerprint(deep=True)
             self._writing = False
 
     async def _poll(self, rules: Callable[[], object]) -> None:
         loop = asyncio.get_running_loop()
+        deep_at = time.monotonic()
         while True:
             await asyncio.sleep(_POLL)
             before = self._seen
             if self._writing:
                 continue
-            now = await loop.run_in_executor(None, self._fingerprint)
+            deep = time.monotonic() >= deep_at
+            now, took = await loop.run_in_executor(None, partial(self._timed, deep=deep))
+            if deep:
+                deep_at = time.monotonic() + took / _SHARE
             # A pass that ended meanwhile has set what is seen anew.
-            if now != before and self._seen is before and not self._writing:
+            if not now.may_be(before) and self._seen is before and not self._writing:
                 rules()
 
-    def _fingerprint(self) -> tuple[bytes, ...]:
+    def _timed(self, *, deep: bool) -> tuple[Fingerprint, float]:
+        """What is seen, and the seconds of processor that took."""
+        begin = time.thread_time()
+        return self._fingerprint(deep=deep), time.thread_time() - begin
+
+    def _fingerprint(self, *, deep: bool) -> Fingerprint:
         try:
-            return legacy_fingerprint(self._namespace)
+            return legacy_fingerprint(self._namespace, deep=deep)
         except ApplyError:
-            return ()  # the next pass meets the same fault, and tells it
+            return Fingerprint()  # the next pass meets the same fault, and tells it

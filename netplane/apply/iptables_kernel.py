@@ -3,8 +3,8 @@
 iptables-nft writes into nf_tables, whose generation counts every commit. An observation or a write
 whose number of commits is the number counted had nobody else beside it; while the generation stays
 as it is then, or somebody vouches for who moved it, nobody has written since. iptables-legacy has
-figures of its tables instead (``legacy_fingerprint``), which most edits move; so those are trusted
-for some time only.
+none, so its tables' contents are compared instead, or of large ones the figures, which most edits
+move (``legacy_fingerprint``); so those are trusted for some time only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from netplane.apply.iptables import CHUNKS, IptablesDataplane
 from netplane.apply.iptables_tools import Variant
-from netplane.apply.legacy_fingerprint import legacy_fingerprint
+from netplane.apply.legacy_fingerprint import Fingerprint, legacy_fingerprint
 from netplane.apply.netns import Namespace
 from netplane.apply.nfnetlink import NfnetlinkSocket
 from netplane.apply.nfnetlink_commit import Vouch, following, still
@@ -27,7 +27,7 @@ from netplane.core.model.address import Family
 from netplane.errors import RefusedError, ToolError
 
 _T = TypeVar("_T")
-#: Looks at the figures of legacy tables for each at all of their rules.
+#: Looks at the figures of large legacy tables for each at all of their rules.
 _TRUST = 10
 _NOTHING = Step(table="nat", title="nothing", text="*nat\nCOMMIT\n")
 
@@ -56,7 +56,7 @@ class IptablesKernel:
         self._stack = ExitStack()
         self._link: NfnetlinkSocket | None = None
         # Of what was observed or written last; None where somebody else may have had a hand in it.
-        self._generation: int | tuple[bytes, ...] | None = None
+        self._generation: int | Fingerprint | None = None
         self._trusted = 0  # looks at figures alone since the last at everything
         self._written: Counter[tuple[Family, str]] = Counter()
 
@@ -85,7 +85,8 @@ class IptablesKernel:
         now, known = self._now(), self._generation
         if isinstance(now, int):
             return isinstance(known, int) and still(now, known, self._vouch)
-        self._trusted += 1
+        if now.contents is None:
+            self._trusted += 1
         return now == known and self._trusted < _TRUST
 
     def observe(
@@ -115,7 +116,7 @@ class IptablesKernel:
             ApplyError: One could not be written; those before it are.
         """
         expected, self._generation = self._generation, None
-        if isinstance(expected, tuple) and self._now() != expected:
+        if isinstance(expected, Fingerprint) and self._now() != expected:
             expected = None  # somebody was there between the look and this
         tools = self._dataplane.tools()
         for family, order in inputs.items():
@@ -148,10 +149,10 @@ class IptablesKernel:
             except RefusedError as exc:
                 raise ToolError(f"{exc}; it had nothing to write") from exc
 
-    def _now(self) -> int | tuple[bytes, ...]:
-        """The ruleset's generation; under iptables-legacy, what tells most of its changes."""
+    def _now(self) -> int | Fingerprint:
+        """The ruleset's generation; under iptables-legacy, what tells its changes."""
         if self._dataplane.variant is Variant.LEGACY:
-            return legacy_fingerprint(self._namespace)
+            return legacy_fingerprint(self._namespace, deep=True)
         if self._link is None:
             self._link = self._stack.enter_context(NfnetlinkSocket(self._namespace))
         return self._link.generation()

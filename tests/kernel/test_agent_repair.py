@@ -70,6 +70,12 @@ IPTABLES = (
         ),
     ),
 )
+# As large as what it replaces, so that no figure of the table moves.
+_REPLACEMENT = "-p tcp -m comment --comment default/web:http -m tcp -j DNAT"
+SAME_SIZE = Damage(
+    "endpoint replaced",
+    (f"iptables -w 5 -t nat -R {{sep}} 2 {_REPLACEMENT} --to-destination 10.244.9.9:8080",),
+)
 RULESET = Damage("ruleset flushed", ("nft flush ruleset",))
 
 
@@ -135,7 +141,7 @@ def _repaired(damage: Damage, netns: Namespace, agent: DirectoryAgent) -> float:
 def _damages(run: str) -> tuple[Damage, ...]:
     if run == "nftables":
         return NFTABLES
-    return IPTABLES if run == "iptables-legacy" else (*IPTABLES, RULESET)
+    return (*IPTABLES, SAME_SIZE) if run == "iptables-legacy" else (*IPTABLES, SAME_SIZE, RULESET)
 
 
 def _listing(run: str, netns: Namespace) -> str:
@@ -148,7 +154,9 @@ def _listing(run: str, netns: Namespace) -> str:
 
 def _do(damage: Damage, netns: Namespace) -> None:
     names: dict[str, str] = {}
-    if any("{jump}" in c or "{svc}" in c or "{to_svc}" in c for c in damage.commands):
+    if any(
+        name in c for c in damage.commands for name in ("{jump}", "{svc}", "{to_svc}", "{sep}")
+    ):
         names = _names(netns)
     for command in damage.commands:
         filled = command
@@ -163,7 +171,7 @@ def _quoted(command: str) -> str:
 
 
 def _names(netns: Namespace) -> dict[str, str]:
-    """The jump to our chains, and the chain of the Service web, as options of iptables."""
+    """The jump to our chains, and chains of the Service web, as options of iptables."""
     saved = run_tool(["iptables-save", "-t", "nat"], inside=netns)
     jump = re.search(r"^-A (OUTPUT .*-j KUBE-SERVICES)$", saved, re.MULTILINE)
     to_svc = re.search(
@@ -171,7 +179,9 @@ def _names(netns: Namespace) -> dict[str, str]:
     )
     assert jump is not None, saved
     assert to_svc is not None, saved
-    return {"jump": jump[1], "to_svc": to_svc[1], "svc": to_svc[2]}
+    sep = re.search(rf"^-A {to_svc[2]} .*-j (KUBE-SEP-\S+)$", saved, re.MULTILINE)
+    assert sep is not None, saved
+    return {"jump": jump[1], "to_svc": to_svc[1], "svc": to_svc[2], "sep": sep[1]}
 
 
 @pytest.mark.parametrize("run", RUNS)

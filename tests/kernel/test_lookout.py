@@ -19,6 +19,7 @@ _OURS = "add table ip netplane; add chain ip netplane balance"
 _THEIRS = "add table ip other; add chain ip other balance"
 _NAT = ["iptables-nft", "-t", "nat", "-N", "KUBE-SERVICES"]
 _LEGACY = ["iptables-legacy", "-t", "nat", "-A", "OUTPUT", "-j", "RETURN"]
+_SAME_SIZE = ["iptables-legacy", "-t", "nat", "-R", "OUTPUT", "1", "-j", "ACCEPT"]
 _LAST = ["ip", "address", "add", "192.0.2.10/32", "dev", "lo"]
 _ADDRESS = ["ip", "address", "add", "192.0.2.9/32", "dev", "lo"]
 
@@ -34,6 +35,7 @@ _ADDRESS = ["ip", "address", "add", "192.0.2.9/32", "dev", "lo"]
         pytest.param("iptables", _NAT, {"rules"}, id="our-chain"),
         pytest.param("iptables", ["nft", _OURS], set(), id="nftables-in-iptables-mode"),
         pytest.param("iptables", _LEGACY, {"rules"}, id="legacy"),
+        pytest.param("iptables", _SAME_SIZE, {"rules"}, id="legacy-of-the-same-size"),
         pytest.param("iptables", _ADDRESS, {"addresses"}, id="an-address-too"),
     ],
 )
@@ -42,6 +44,8 @@ def test_who_is_told_of_what(
 ) -> None:
     if touch[-2:] == ["flush", "ruleset"]:
         run_tool(["nft", _OURS], inside=netns)
+    if touch == _SAME_SIZE:
+        run_tool(_LEGACY, inside=netns)
     told = asyncio.run(_watch(netns, mode, lambda _: run_tool(touch, inside=netns), wanted))
     assert set(told) - {"addresses"} == wanted - {"addresses"}
     assert told.count("addresses") == 1 + ("addresses" in wanted)
