@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
 
-from netplane.agent.changes import ClusterChange
+from netplane.agent.changes import ClusterChange, ObjectKey
 from netplane.agent.client import OK, Client, SilenceError
 from netplane.agent.cluster_state import ClusterState
 from netplane.agent.health import Clocks
@@ -15,6 +15,7 @@ from netplane.agent.kubeconfig import Access
 from netplane.agent.listwatch import ListWatch, Request, Step, Upsert
 from netplane.agent.pacing import Pacing
 from netplane.agent.watch_wire import Resource
+from netplane.core.model.decoding import NODE
 from netplane.errors import WatchError
 
 #: Of both kinds: those for other proxies, and headless ones, are none of ours (reference 3.1).
@@ -67,6 +68,7 @@ class ApiSource:
         self._clocks = clocks
         self._pacing = pacing or Pacing()
         self._on_fault = on_fault
+        self._node = ObjectKey(NODE.kind, "", node_name)
         self._state = ClusterState(node_name)
         self._machines = [
             ListWatch(resource, clock=clocks.monotonic, rng=rng, pacing=self._pacing)
@@ -164,5 +166,7 @@ class ApiSource:
             if count % _BATCH == 0:
                 await asyncio.sleep(0)
         self._heard[machine.resource.kind] = self._clocks.monotonic()
+        if machine.resource.kind == NODE.kind and machine.in_sync and len(machine) == 0:
+            self._state.delete(self._node)  # it may never have been there, so no step says it
         if machine.in_sync != was_in_sync or (self._state.changed and self.in_sync):
             self._news.set()

@@ -16,7 +16,7 @@ from netplane.agent.glimpses import eligible_node, fed_by, trigger_time
 from netplane.core.model.decoding import ENDPOINT_SLICE, NODE, SERVICE
 from netplane.core.model.documents import Manifest
 from netplane.core.model.nodes import node_from
-from netplane.core.model.problem import Problem
+from netplane.core.model.problem import Problem, shown
 from netplane.core.model.service import EndpointSlice, Node, Service, ServiceName
 from netplane.core.model.services import service_from
 from netplane.core.model.slices import service_of, slice_of
@@ -89,7 +89,7 @@ class ClusterState:
                 return
 
     def delete(self, key: ObjectKey) -> None:
-        """Forget an object; an unknown one is forgotten already."""
+        """Forget an object; of the own Node, which was never there or is gone, say so."""
         match key.kind:
             case "Service":
                 self._set_service(ServiceName(key.namespace, key.name), None)
@@ -97,6 +97,8 @@ class ClusterState:
                 self._set_slice(key, None, None, None)
             case "Node" if key.name == self._node_name:
                 self._set_eligible(eligible=False)
+                self.set_problems(key, (_no_such_node(key.name),))
+                return
             case _:
                 return
         self.set_problems(key, ())
@@ -294,6 +296,18 @@ def key_of(manifest: Manifest) -> ObjectKey:
     """The object's key, with the namespace that an absent one stands for."""
     namespace = "" if manifest.kind == NODE.kind else manifest.namespace or "default"
     return ObjectKey(manifest.kind, namespace, manifest.name)
+
+
+def _no_such_node(name: str) -> Problem:
+    """What an operator has to know: most often the name is wrong, and nothing else tells."""
+    return Problem(
+        kind=NODE.kind,
+        namespace="",
+        name=shown(name),
+        field="metadata.name",
+        value="",
+        reason="there is no such Node in the cluster; is --node right?",
+    )
 
 
 def _put(held: dict[_K, _V], key: _K, value: _V | None) -> None:

@@ -232,7 +232,7 @@ class Health:
         unverified = [f for f, writes in self._families.items() if writes.verified is None]
         reasons = [f"{family_label(f)}: not verified since the start" for f in unverified]
         if not self._eligible:
-            reasons.append("the Node is being deleted")
+            reasons.append("the Node is to go, or is not there")
         return self._answer((*self.reasons(), *reasons), eligible=self._eligible, verbose=verbose)
 
     def livez(self, *, verbose: bool = False) -> Answer:

@@ -154,7 +154,18 @@ def test_a_node_that_goes_is_not_eligible_and_keeps_its_facts() -> None:
     assert change is not None
     assert (change.eligible, change.node) == (False, None)
     state.delete(ObjectKey("Node", "", "node-1"))
+    change = state.take()
+    assert change is not None
+    assert (change.eligible, change.node) == (None, None)
+    [[problem]] = change.problems.values()
+    assert "no such Node" in str(problem)
+    state.delete(ObjectKey("Node", "", "node-1"))
     assert state.take() is None
+    state.upsert(manifest(node("node-1", ip="192.0.2.1")))
+    change = state.take()
+    assert change is not None
+    assert change.eligible is True
+    assert list(change.problems.values()) == [()]
 
 
 def test_a_snapshot_is_adopted_by_its_difference() -> None:

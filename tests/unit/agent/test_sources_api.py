@@ -79,6 +79,24 @@ def test_a_quiet_server_is_read_in_pages_and_then_watched() -> None:
         assert watch.query["allowWatchBookmarks"] == "true"
 
 
+def test_a_node_that_the_cluster_does_not_know_is_told_until_it_comes() -> None:
+    """Mostly the name is wrong; the node must not be thought good for new connections."""
+    with ApiServer() as server:
+        server.store.put(node("node-2", ip="192.0.2.2"))
+        server.store.put(service("web"))
+
+        async def story(follower: Follower) -> None:
+            await follower.until(lambda: len(follower.services) == 1)
+            assert follower.eligible is False
+            [[problem]] = follower.problems.values()
+            assert str(problem).startswith("Node node-1: metadata.name: there is no such Node")
+            server.store.put(node("node-1", ip="192.0.2.1"))
+            await follower.until(lambda: follower.eligible is True)
+            assert not follower.problems
+
+        asyncio.run(following(source_of(server), story))
+
+
 @pytest.mark.parametrize("fault", by_name(LIST_FAULTS))
 def test_each_fault_of_a_list_is_got_over(fault: Fault) -> None:
     with ApiServer() as server:
