@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from netplane.apply.netns import Namespace
 from netplane.errors import UsageError
@@ -93,6 +95,20 @@ async def listen_inside(namespace: Namespace, place: Place) -> socket.socket | N
     return await asyncio.to_thread(namespace.call, lambda: listen(place))
 
 
+class _OwnFaults(logging.Filter):
+    """Lets our own faults through: a request that is none is answered so, and is the sender's.
+
+    Anybody may send them as fast as he likes, and each would be a traceback.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+_logger = logging.getLogger("http")  # the kind of its messages in the journal
+_logger.addFilter(_OwnFaults())
+
+
 class _Bounded(web.Server):
     """An HTTP server that ends connections which are too many or too old."""
 
@@ -119,7 +135,9 @@ class Server:
             return response
 
         self._runner = web.ServerRunner(
-            _Bounded(once, access_log=None), handle_signals=False, shutdown_timeout=1.0
+            _Bounded(once, access_log=None, logger=_logger),
+            handle_signals=False,
+            shutdown_timeout=1.0,
         )
         self._sites: dict[Place, web.SockSite] = {}
         self._started = False

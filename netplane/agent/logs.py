@@ -7,12 +7,13 @@ or by ``report_dropped``. Foreign text is escaped: a line stays a line, a termin
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json as jsonlib
 import logging
 import re
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from netplane.agent.health import Clocks
@@ -150,6 +151,17 @@ class Bridge(logging.Handler):
         if record.exc_info is not None and record.exc_info[1] is not None:
             fields["traceback"] = "".join(traceback.format_exception(record.exc_info[1]))
         self._journal.say(record.levelno, record.name, record.getMessage(), **fields)
+
+
+@contextlib.contextmanager
+def bridged(journal: Journal) -> Iterator[None]:
+    """Let what libraries say out through a journal meanwhile, and no other way."""
+    bridge = Bridge(journal)
+    logging.getLogger().addHandler(bridge)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(bridge)
 
 
 def _plain(value: object) -> object:

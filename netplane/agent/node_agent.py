@@ -23,7 +23,7 @@ from netplane.agent.holder import sole_agent
 from netplane.agent.keeper import Keeper
 from netplane.agent.ledger import Ledger
 from netplane.agent.listening import places, serve
-from netplane.agent.logs import Journal
+from netplane.agent.logs import Journal, bridged
 from netplane.agent.lookout import Lookout
 from netplane.agent.loop import Loop, Parts
 from netplane.agent.metrics import Metrics
@@ -107,6 +107,7 @@ async def _keep(settings: Settings, namespace: Namespace, held: socket.socket) -
     ledger = Ledger()
     teller = Teller(config, source, health, ledger)
     with (
+        bridged(journal),
         Lookout(namespace, config.mode) as lookout,
         _keeper(settings, namespace, lookout) as keeper,
         Tallies(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from netplane.apply.netns import Namespace
-from tests.support.agent_process import running_agent
+from tests.support.agent_process import HEALTH_PORT, running_agent
 from tests.support.eventually import DEADLINE, eventually
 from tests.support.kernel_state import ruleset
 from tests.support.manifests import endpoint_slice, kube_list, node, service
@@ -52,6 +53,25 @@ def test_it_says_ready_once_the_rules_are_there(netns: Namespace, tmp_path: Path
                 running.until(lambda: hears("") or said.count("WATCHDOG=1") > heard + 2)
                 assert any(line.startswith("STATUS=") for line in said)
         eventually(lambda: hears("STOPPING=1"))
+
+
+def test_what_strangers_send_to_its_ports_leaves_no_line(netns: Namespace, tmp_path: Path) -> None:
+    """Anybody reaches the health port: a log is ours to fill, and every line of it is JSON."""
+    folder = tmp_path / "manifests"
+    folder.mkdir()
+    (folder / "state.json").write_bytes(kube_list(service("web")))
+    options = ["-f", str(folder), "--mode", "nftables", "--log-format", "json", "-v"]
+    with running_agent(netns, tmp_path / "said.log", *options) as agent:
+        agent.until(lambda: agent.healthy)
+        for request in (b"GET / HTTP/1.1\r\n\r\n", b"GET /?\xff HTTP/1.1\r\nHost: a\r\n\r\n"):
+            with netns.call(
+                lambda: socket.create_connection(("127.0.0.1", HEALTH_PORT), timeout=DEADLINE)
+            ) as stranger:
+                stranger.sendall(request)
+                assert b" 400 " in stranger.recv(4096)
+    lines = [json.loads(line) for line in agent.said.splitlines()]
+    assert "written" in {line["kind"] for line in lines}
+    assert not [line for line in lines if "request" in line["message"]]
 
 
 _BROKEN = """

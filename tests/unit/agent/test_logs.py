@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from netplane.agent.health import Clocks
-from netplane.agent.logs import Bridge, Journal, Rate
+from netplane.agent.logs import Bridge, Journal, Rate, bridged
 
 _HOSTILE = 'x"\n\x1b[2J\u202e\\ y\ud800'
 
@@ -117,3 +117,13 @@ def test_libraries_speak_through_it() -> None:
         r"netplane: error: odd request from 192.0.2.1\n kind=aiohttp.server",
         r'netplane: error: failed kind=aiohttp.server traceback="ValueError: why\n"',
     ]
+
+
+def test_they_do_so_while_an_agent_runs(capfd: pytest.CaptureFixture[str]) -> None:
+    sink = Sink()
+    library = logging.getLogger("asyncio")
+    with bridged(sink.journal):
+        library.error("a callback failed")
+    library.error("elsewhere")
+    assert sink.lines == ["netplane: error: a callback failed kind=asyncio"]
+    assert "a callback failed" not in capfd.readouterr().err
