@@ -30,8 +30,8 @@ class ClusterChange(msgspec.Struct, frozen=True, kw_only=True):
             Node is known); None where that did not change.
         problems: Per object whose refusals changed all of them; none: it is fine again, or gone.
         concerns: Of the slices among ``problems`` that have any, the Service each says it feeds.
-        triggered: The oldest ``endpoints.kubernetes.io/last-change-trigger-time`` among the
-            changed slices, in seconds since the epoch; None where no slice says one.
+        triggered: ``endpoints.kubernetes.io/last-change-trigger-time`` of each changed slice that
+            says one, in seconds since the epoch; of one that changed often its oldest.
     """
 
     services: Mapping[ServiceName, Service | None] = {}
@@ -40,7 +40,7 @@ class ClusterChange(msgspec.Struct, frozen=True, kw_only=True):
     eligible: bool | None = None
     problems: Mapping[ObjectKey, tuple[Problem, ...]] = {}
     concerns: Mapping[ObjectKey, ServiceName] = {}
-    triggered: float | None = None
+    triggered: tuple[float, ...] = ()
 
 
 class Source(Protocol):

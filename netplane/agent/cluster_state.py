@@ -214,7 +214,7 @@ class ClusterState:
         self._slices[service][key.name] = endpoint_slice
         self._feeds[key] = service
         if manifest is not None and (moment := trigger_time(manifest)) is not None:
-            self._told.triggered = min(moment, self._told.triggered or moment)
+            self._told.triggered.setdefault(key, moment)
 
     def _set_slices(self, service: ServiceName, slices: tuple[EndpointSlice, ...]) -> None:
         if slices == self.slices(service):
@@ -262,7 +262,7 @@ class ClusterState:
             eligible=self._eligible if told.eligible else None,
             problems={key: fault.problems for key, fault in faults.items()},
             concerns={key: f.about for key, f in faults.items() if f.about is not None},
-            triggered=told.triggered,
+            triggered=tuple(told.triggered.values()),
         )
         nothing = not (change.services or change.slices or change.problems)
         if nothing and change.node is None and change.eligible is None:
@@ -281,7 +281,7 @@ class _Told:
         self.faults: dict[ObjectKey, _Fault] = {}
         self.node = False
         self.eligible = False
-        self.triggered: float | None = None
+        self.triggered: dict[ObjectKey, float] = {}
 
     @property
     def anything(self) -> bool:

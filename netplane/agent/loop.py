@@ -35,6 +35,7 @@ from netplane.core.model.problem import Problem
 from netplane.errors import ApplyError, ConflictError, WireError
 
 _SHORT = 1.0  # seconds at most in which nobody is told that the loop turns
+_MOST_TRIGGERED = 4096  # changes whose way to the kernel is timed, while nothing can be written
 _HUNG = 900.0  # seconds after which a pass is thought to hang, which a restart may mend
 
 
@@ -63,6 +64,8 @@ class Loop:
         self._touched = asyncio.Event()  # the kernel has to be looked at
         self._passes = 0
         self._notes: tuple[str, ...] = ()
+        self._started = parts.clocks.wall()
+        self._triggered: list[float] = []  # when what is not verified yet was changed
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="keeper")
 
     async def run(self) -> None:
@@ -160,6 +163,9 @@ class Loop:
         parts.metrics.endpoint_changes.inc(len(change.slices))
         self._measures.queued(parts.keeper.families, at=parts.clocks.wall())
         self._measures.owed(parts.ledger)
+        # Not what was changed before we came: how long that took says nothing about this node.
+        fresh = [moment for moment in change.triggered if moment > self._started]
+        self._triggered += fresh[: _MOST_TRIGGERED - len(self._triggered)]
         if change.eligible is not None:
             parts.health.node(eligible=change.eligible)
 
@@ -185,9 +191,9 @@ class Loop:
         self._pacer.passed(seconds, again=bool(kept.failures or kept.refused))
         self._measures.passed(kept, seconds, at=parts.clocks.wall())
         self._tell(kept, fresh, seconds, repaired=repaired)
-        if change is not None and change.triggered is not None:
-            late = parts.clocks.wall() - change.triggered
-            self._measures.programmed(parts.keeper.families, late)
+        triggered, self._triggered = self._triggered, []
+        now = parts.clocks.wall()
+        self._measures.programmed(parts.keeper.families, [now - at for at in triggered])
         self._measures.owed(parts.ledger)
         self._passes += 1
         for warning in await parts.checks.update(kept.health_checks, bind_addresses(kept.node)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 from netplane.agent.health import family_label
 from netplane.agent.keeper import Kept
@@ -78,11 +79,12 @@ class Measures:
             self._metrics.drift_repaired.labels(label).inc()
             self._metrics.repair_duration.labels(label).observe(seconds)
 
-    def programmed(self, families: tuple[Family, ...], late: float) -> None:
-        """A change of endpoints is verified, so many seconds after it was made in the cluster."""
-        for family in families:
-            label = family_label(family)
-            self._metrics.programming_duration.labels(label).observe(max(0.0, late))
+    def programmed(self, families: tuple[Family, ...], late: Iterable[float]) -> None:
+        """Changes of endpoints are verified, so many seconds after they were made."""
+        durations = [self._metrics.programming_duration.labels(family_label(f)) for f in families]
+        for seconds in late:
+            for duration in durations:
+                duration.observe(max(0.0, seconds))
 
     def failed(self, families: tuple[Family, ...], *, full: bool) -> None:
         """A pass failed."""

@@ -46,7 +46,7 @@ def test_nothing_is_told_twice() -> None:
     change = state.take()
     assert change is not None
     assert [*change.services] == [*change.slices] == [WEB]
-    assert (change.node, change.eligible, change.triggered) == (None, None, None)
+    assert (change.node, change.eligible, change.triggered) == (None, None, ())
     assert state.take() is None
 
 
@@ -127,16 +127,18 @@ def test_a_slice_that_moves_touches_both_services() -> None:
     assert names == {"web": ["web-ipv4"], "db": ["more"]}
 
 
-def test_the_oldest_trigger_of_what_changed_counts() -> None:
+def test_each_slice_that_changed_tells_its_oldest_trigger() -> None:
     state = state_of()
-    for name, second in (("a", 9), ("b", 5), ("c", 7)):
-        moment = f"2026-01-02T03:04:0{second}.5Z"
-        thing = annotated(endpoint_slice(name), **{TRIGGER_ANNOTATION: moment})
+    for number, (name, second) in enumerate((("a", 9), ("b", "05.123456789"), ("a", 10))):
+        moment = f"2026-01-02T03:04:{second:0>2}Z"
+        thing = annotated(
+            endpoint_slice(name, [f"10.244.1.{number}"]), **{TRIGGER_ANNOTATION: moment}
+        )
         state.upsert(manifest(thing))
     state.upsert(manifest(annotated(endpoint_slice("d"), **{TRIGGER_ANNOTATION: "yesterday"})))
     change = state.take()
     assert change is not None
-    assert change.triggered == pytest.approx(1767323045.5)
+    assert change.triggered == pytest.approx((1767323049.0, 1767323045.123456))
 
 
 def test_a_node_that_goes_is_not_eligible_and_keeps_its_facts() -> None:

@@ -134,5 +134,5 @@ def test_a_repair_and_a_change_in_the_past(measures: Measures, metrics: Metrics)
     assert _value(metrics, "netplane_drift_found_total") == 1
     assert _value(metrics, "netplane_drift_repaired_total") == 1
     assert _value(metrics, "netplane_repair_duration_seconds_sum") == 0.5
-    measures.programmed(_BOTH, -3.0)  # the clocks of two machines differ
+    measures.programmed(_BOTH, [-3.0])  # the clocks of two machines differ
     assert _value(metrics, "kubeproxy_network_programming_duration_seconds_sum") == 0
