@@ -144,6 +144,7 @@ class ApiSource:
             machine.opened()
             if had_fault and machine.fault is None:
                 self._news.set()
+            began = self._clocks.monotonic()
             async with aclosing(answer.chunks()) as chunks:
                 async for chunk in chunks:
                     try:
@@ -151,13 +152,21 @@ class ApiSource:
                     except WatchError as exc:
                         machine.spoiled(exc)
                         return
+                    if machine.watching:
+                        self._doubt(machine, since=began)
         try:
             await self._apply(machine, machine.closed())
         except WatchError as exc:
             machine.spoiled(exc)
 
+    def _doubt(self, machine: ListWatch, *, since: float) -> None:
+        """Give up a watch that brings bytes, and no event or bookmark in all of them."""
+        heard = max(since, self._heard[machine.resource.kind])
+        if self._clocks.monotonic() - heard > self._pacing.silence:
+            raise SilenceError("the API server says nothing whole any more")
+
     async def _apply(self, machine: ListWatch, steps: Iterator[Step]) -> None:
-        was_in_sync = machine.in_sync
+        was_in_sync, told = machine.in_sync, machine.told
         for count, step in enumerate(steps, start=1):
             if isinstance(step, Upsert):
                 self._state.upsert(step.manifest)
@@ -165,7 +174,8 @@ class ApiSource:
                 self._state.delete(step.key)
             if count % _BATCH == 0:
                 await asyncio.sleep(0)
-        self._heard[machine.resource.kind] = self._clocks.monotonic()
+        if machine.told != told:
+            self._heard[machine.resource.kind] = self._clocks.monotonic()
         if machine.resource.kind == NODE.kind and machine.in_sync and len(machine) == 0:
             self._state.delete(self._node)  # it may never have been there, so no step says it
         if machine.in_sync != was_in_sync or (self._state.changed and self.in_sync):

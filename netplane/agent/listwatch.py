@@ -96,6 +96,7 @@ class ListWatch:
         in_sync: A list was read to its end at least once.
         fault: Why the last attempt failed; None while attempts work.
         lists: How many lists were read to their end.
+        told: How often something whole was said: a page, an event, the end of a watch.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class ListWatch:
         self.in_sync = False
         self.fault: WatchError | None = None
         self.lists = 0
+        self.told = 0
         self._clock = clock
         self._rng = rng
         self._pacing = pacing or Pacing()
@@ -181,6 +183,7 @@ class ListWatch:
         if self.watching:
             for line in self._lines.feed(chunk):
                 yield from self._take(read_event(line, self.resource))
+                self.told += 1
         else:
             self._list.add(chunk)
 
@@ -192,6 +195,7 @@ class ListWatch:
         """
         if self.watching:
             if self._progress or self._clock() - self._began >= self._pacing.calm:
+                self.told += 1
                 return
             raise WatchError("the watch ended at once and told nothing")
         yield from self._take_page(read_page(b"".join(self._list.body), self.resource))
@@ -245,6 +249,7 @@ class ListWatch:
         listing.version = listing.version or page.version
         listing.token = page.token
         self.fault = None
+        self.told += 1
         self._broken = 0
         self._backoff.reset()
         for item in page.items:

@@ -36,6 +36,7 @@ class Fault(enum.Enum):
     UNAVAILABLE = 503
     REDIRECT = 307
     HANG = "hang"  # an answer never begins, or a watch never goes on
+    DRIBBLE = "a watch goes on for ever, and never gets to the end of an event"
     LIES_LONG = "a Content-Length above what is sent"  # lists
     LIES_SHORT = "a Content-Length below what is sent"  # lists
     CUT = "reset in a list"
@@ -59,7 +60,7 @@ LIST_FAULTS = frozenset(
     | {Fault.HANG, Fault.LIES_LONG, Fault.LIES_SHORT, Fault.CUT, Fault.EMPTY, Fault.NOT_A_LIST}
     | {Fault.EXPIRED}
 )
-WATCH_FAULTS = frozenset(_STATUSES | {Fault.HANG})
+WATCH_FAULTS = frozenset(_STATUSES | {Fault.HANG, Fault.DRIBBLE})
 EVENT_FAULTS = frozenset(Fault) - LIST_FAULTS - WATCH_FAULTS
 
 
@@ -87,6 +88,7 @@ class ApiServer:
 
     Attributes:
         retry_after: What 429 asks for.
+        dribbled: How many bytes were sent that never came to anything.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class ApiServer:
         self.token = token
         self.page_limit = 500
         self.retry_after = "0"
+        self.dribbled = 0
         self._inside = inside or Namespace()
         self._elsewhere = elsewhere
         self._bookmarks = bookmarks
@@ -229,7 +232,7 @@ class ApiServer:
                 extra["Location"] = self._elsewhere
             await _send(writer, fault.value, _status(fault.value), extra)
         elif request.watches:
-            await _Watch(self, collection, request, writer).run(hangs=fault is Fault.HANG)
+            await _Watch(self, collection, request, writer).run(fault)
         else:
             await self._list(collection, request, writer, fault)
 
@@ -313,7 +316,7 @@ class _Watch:
         self._late: Past | None = None
         self._news = asyncio.Event()
 
-    async def run(self, *, hangs: bool) -> None:
+    async def run(self, fault: Fault | None) -> None:
         loop, store = asyncio.get_running_loop(), self._server.store
         await _head(self._writer, 200, {"Transfer-Encoding": "chunked"})
 
@@ -321,8 +324,12 @@ class _Watch:
             with suppress(RuntimeError):  # the loop is closed: the test is over
                 loop.call_soon_threadsafe(self._news.set)
 
-        if hangs:
+        if fault is Fault.HANG:
             await self._server._stop.wait()
+        while fault is Fault.DRIBBLE:
+            await self._chunk(b" ")
+            self._server.dribbled += 1
+            await asyncio.sleep(self._server._bookmarks / 5)
         if self._sent < self._collection.compacted or self._sent > store.version:
             code = 410 if self._sent < self._collection.compacted else 504
             await self._chunk(_event("ERROR", json.loads(_status(code))))

@@ -10,6 +10,7 @@ from _pytest.mark.structures import ParameterSet
 
 from netplane.agent.api_source import ApiSource
 from netplane.agent.kubeconfig import Access
+from netplane.agent.pacing import Pacing
 from tests.support.api_server import EVENT_FAULTS, LIST_FAULTS, WATCH_FAULTS, ApiServer, Fault
 from tests.support.api_server_model import Object
 from tests.support.churn import Churn
@@ -21,13 +22,13 @@ def by_name(faults: frozenset[Fault]) -> list[ParameterSet]:
     return [pytest.param(f, id=f.name) for f in sorted(faults, key=lambda f: f.name)]
 
 
-def source_of(server: ApiServer) -> ApiSource:
+def source_of(server: ApiServer, pacing: Pacing = HASTY) -> ApiSource:
     return ApiSource(
         Access(server=server.url),
         node_name="node-1",
         clocks=CLOCKS,
         rng=rng(),
-        pacing=HASTY,
+        pacing=pacing,
     )
 
 
@@ -126,6 +127,24 @@ def test_each_fault_of_a_watch_as_it_begins_is_got_over(fault: Fault) -> None:
 
         asyncio.run(following(source_of(server), story))
         assert server.happened == [fault]
+
+
+def test_bytes_that_come_to_nothing_are_no_sign_of_life() -> None:
+    with ApiServer() as server:
+        fill(server, 3)
+        server.script("Service", Fault.DRIBBLE)
+
+        async def story(follower: Follower) -> None:
+            await follower.until(lambda: follower.source.in_sync)
+            async with asyncio.timeout(10):
+                while not server.dribbled:  # noqa: ASYNC110 (in the server's thread)
+                    await asyncio.sleep(0.002)
+                heard = follower.source.last_heard
+                while server.dribbled < 20:  # noqa: ASYNC110
+                    await asyncio.sleep(0.002)
+            assert follower.source.last_heard == heard
+
+        asyncio.run(following(source_of(server, Pacing()), story))
 
 
 @pytest.mark.parametrize("fault", by_name(EVENT_FAULTS))
