@@ -23,6 +23,7 @@ from netplane import __version__
 from netplane.agent.credentials import Credential, Credentials
 from netplane.agent.health import Clocks
 from netplane.agent.kubeconfig import Access
+from netplane.core.model.address import join_host_port
 from netplane.core.model.problem import shown
 from netplane.errors import WatchError
 
@@ -132,7 +133,7 @@ class Client:
             headers=authorization,
             allow_redirects=False,
             timeout=timeout,
-            ssl=self._tls_context(credential) if secure else True,
+            ssl=self._tls_for(credential) if secure else True,
             server_hostname=(self._access.tls_server_name or None) if secure else None,
         )
         try:
@@ -150,9 +151,14 @@ class Client:
         finally:
             _abandon(response)
 
-    def _tls_context(self, credential: Credential) -> ssl.SSLContext:
+    def _tls_for(self, credential: Credential) -> ssl.SSLContext:
         if self._tls is None or self._tls[0] != credential:
-            self._tls = credential, tls_context(credential, insecure=self._access.insecure)
+            try:
+                self._tls = credential, tls_context(credential, insecure=self._access.insecure)
+            except WatchError:
+                # Most likely a certificate and a key of which one was renewed between two looks.
+                self._credentials.refused(credential)
+                raise
         return self._tls[1]
 
 
@@ -227,12 +233,15 @@ class _translated:  # noqa: N801 (reads as a statement)
             case aiohttp.SocketTimeoutError() | asyncio.TimeoutError():
                 raise SilenceError("the API server says nothing any more") from error
             case aiohttp.ClientConnectorCertificateError():
-                words = shown(str(error.certificate_error))
+                # Which name was wanted, or who signed it; the whole text would be cut before that.
+                reason = error.certificate_error
+                words = shown(getattr(reason, "verify_message", "") or str(reason))
                 raise WatchError(
                     f"the API server's certificate is not trusted: {words}"
                 ) from error
             case aiohttp.ClientConnectorError():
-                words = f"at {error.host}:{error.port}: {_reason(error.os_error)}"
+                where = join_host_port(error.host, error.port or 0)
+                words = f"at {where}: {_reason(error.os_error)}"
                 raise WatchError(f"the API server is not reached {words}") from error
             case aiohttp.ClientError() | OSError() | asyncio.IncompleteReadError():
                 words = shown(str(error) or type(error).__name__)

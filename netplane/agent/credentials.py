@@ -88,7 +88,7 @@ class Credentials:
                 raise WatchError(f"{access.token_file}: there is no token in this file")
         return Credential(
             token=token,
-            ca=_pem(access.ca),
+            ca=_ca(access.ca),
             certificate=_pem(access.certificate),
             key=_pem(access.key),
         )
@@ -96,6 +96,14 @@ class Credentials:
 
 def _pem(pem: Pem | None) -> bytes:
     return _read(pem.read, str(pem.path)) if pem is not None else b""
+
+
+def _ca(pem: Pem | None) -> bytes:
+    """Whom to trust; a file without anybody in it must not mean all whom the system trusts."""
+    content = _pem(pem)
+    if pem is not None and not content.strip():
+        raise WatchError(f"{pem.path}: there is no certificate in this file")
+    return content
 
 
 def _read(read: Callable[[], bytes], name: str) -> bytes:

@@ -75,8 +75,10 @@ async def run_plugin(
     except TimeoutError as exc:
         raise WatchError(f"exec plugin {name}: no answer within {timeout:g} s") from exc
     finally:
-        await _end(transport, run)
+        if not run.over.is_set():
+            await _end(transport, run)
     status = transport.get_returncode()
+    transport.close()
     if status != 0:
         said = shown(run.complaint.decode(errors="replace").strip())
         raise WatchError(f"exec plugin {name}: exit status {status}: {said}")
@@ -146,9 +148,11 @@ def _exec_info(plugin: ExecPlugin, access: Access) -> str:
 
 
 async def _end(transport: asyncio.SubprocessTransport, run: _Run) -> None:
-    """End a plugin that goes on, and what it started: they are a session of their own."""
-    if transport.get_returncode() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(transport.get_pid(), signal.SIGKILL)
+    """End a plugin that goes on, and what it started: they are a session of their own.
+
+    It may have ended itself, and left behind somebody who holds its outputs.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(transport.get_pid(), signal.SIGKILL)
     transport.close()
     await run.over.wait()

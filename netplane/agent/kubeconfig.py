@@ -170,8 +170,9 @@ def parse_kubeconfig(content: bytes, *, path: Path, context: str = "") -> Access
     wanted = context or config.current_context or ""
     chosen = _named(config.contexts, wanted)
     if chosen is None:
+        asked = f"no context {shown(wanted)!r}" if wanted else "it says no current-context"
         known = ", ".join(sorted(c.name for c in config.contexts or ())) or "none"
-        raise UsageError(f"{where}: no context {shown(wanted)!r}; it has: {shown(known)}")
+        raise UsageError(f"{where}: {asked}; it has: {shown(known)}")
     names = chosen.context or _Context()
     cluster = _named(config.clusters, names.cluster or "")
     user = _named(config.users, names.user or "")
@@ -233,7 +234,7 @@ def _access(cluster: _Cluster, user: _User, path: Path) -> Access:
         server=_server(cluster.server or "", where),
         ca=ca,
         insecure=insecure,
-        tls_server_name=cluster.tls_server_name or "",
+        tls_server_name=_tls_server_name(cluster.tls_server_name or "", where),
         certificate=certificate,
         key=key,
         # As client-go: the file is what is kept up to date, so it counts where both are given.
@@ -244,15 +245,33 @@ def _access(cluster: _Cluster, user: _User, path: Path) -> Access:
 
 
 def _server(url: str, where: str) -> str:
+    scheme = ""
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        scheme = parts.scheme
+        usable = parts.scheme in {"http", "https"} and _is_host(parts.hostname or "")
+        usable = usable and parts.port != 0
         usable = usable and not (parts.username or parts.query or parts.fragment)
     except ValueError:
         usable = False
     if not usable:
-        raise MalformedError(f"{where}: server {shown(url)}: not an http or https URL")
-    return url.rstrip("/")
+        bare = url.rpartition("@")[2]  # before it would be a password, which no log must have
+        raise MalformedError(f"{where}: server {shown(bare)}: not an http or https URL")
+    return f"{scheme}:{url.partition(':')[2]}".rstrip("/")  # HTTPS: is https:
+
+
+def _tls_server_name(name: str, where: str) -> str:
+    if name and not _is_host(name):
+        raise MalformedError(f"{where}: tls-server-name {shown(name)}: not a name of a host")
+    return name
+
+
+def _is_host(name: str) -> bool:
+    """Whether it can be asked for; what cannot would be no fault of the server's later on."""
+    try:
+        return name.isprintable() and bool(name.encode("idna"))
+    except UnicodeError:
+        return False
 
 
 def _token(text: str, where: str) -> str:

@@ -138,7 +138,31 @@ def test_an_exec_plugin_is_run_from_beside_the_kubeconfig_or_from_the_path() -> 
         pytest.param(
             kubeconfig({"server": "https://a:99999"}), "", MalformedError, "URL", id="port"
         ),
+        pytest.param(
+            kubeconfig({"server": "https://a..b:1"}), "", MalformedError, "a..b", id="host"
+        ),
+        pytest.param(
+            kubeconfig({"server": "https://a", "tls-server-name": ".b"}),
+            "",
+            MalformedError,
+            "tls-server-name .b",
+            id="tls-server-name",
+        ),
+        pytest.param(
+            kubeconfig({"server": "https://a", "tls-server-name": "b\0"}),
+            "",
+            MalformedError,
+            "tls-server-name",
+            id="tls-server-name-with-nul",
+        ),
         pytest.param(kubeconfig({"server": "https://a"}), "two", UsageError, "one", id="context"),
+        pytest.param(
+            kubeconfig({"server": "https://a"}).replace(b'"current-context": "one"', b'"x": 1'),
+            "",
+            UsageError,
+            "no current-context; it has: lost, nobody, one",
+            id="no-current-context",
+        ),
         pytest.param(
             kubeconfig({"server": "https://a"}), "lost", MalformedError, "nowhere", id="cluster"
         ),
@@ -230,6 +254,17 @@ def test_what_cannot_be_used_is_refused_in_words(
         read(content, context)
     assert str(WHERE) in str(caught.value)
     assert str(caught.value).isprintable()
+
+
+def test_the_scheme_is_read_without_regard_to_case() -> None:
+    """Else the token would be kept back, and the CA not be used, as on a way without TLS."""
+    assert read(kubeconfig({"server": "HTTPS://A:6443/x/"})).server == "https://A:6443/x"
+
+
+def test_a_password_in_a_url_is_refused_without_being_told() -> None:
+    with pytest.raises(MalformedError, match="server a:1: not") as caught:
+        read(kubeconfig({"server": "https://me:hidden@a:1"}))
+    assert "hidden" not in str(caught.value)
 
 
 def test_a_pod_is_given_a_token_and_a_ca(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from netplane.agent.pacing import Pacing
 from netplane.errors import WatchError
 from tests.support import certificates
 from tests.support.api_server import ApiServer, Fault
+from tests.support.eventually import eventually
 from tests.support.following import CLOCKS, HASTY, Follower, following, rng
 from tests.support.manifests import node, service
 
@@ -95,11 +96,51 @@ def test_a_token_goes_to_a_server_that_is_who_it_should_be(
         follow(named, server)
         asked = len(server.requests)
         misnamed = Access(server=server.url, ca=ca, token=TOKEN, tls_server_name="evil.lab")
-        assert "certificate is not trusted" in fault_of(misnamed)
+        assert "not trusted: Hostname mismatch, certificate is not valid for 'evil.lab'" in (
+            fault_of(misnamed)
+        )
         untrusted = Access(server=server.url, token=TOKEN)
         assert "certificate is not trusted" in fault_of(untrusted)
         assert len(server.requests) == asked
         follow(Access(server=server.url, insecure=True, token=TOKEN), server)
+
+
+def test_a_file_without_a_ca_means_nobody_and_not_everybody(tmp_path: Path) -> None:
+    nobody = tmp_path / "ca.crt"
+    nobody.write_text("\n")
+    access = Access(server="https://127.0.0.1:9", ca=Pem(path=nobody), token=TOKEN)
+    assert f"{nobody}: there is no certificate in this file" in fault_of(access)
+
+
+def test_an_address_that_cannot_be_reached_is_told_as_it_is_written() -> None:
+    with ApiServer() as server:
+        port = server.port
+    assert f"not reached at [::1]:{port}: " in fault_of(Access(server=f"http://[::1]:{port}"))
+
+
+def test_a_key_that_does_not_fit_yet_is_read_again_at_once(
+    server_pair: certificates.Pair, tmp_path: Path
+) -> None:
+    """Two files are never renewed at the same moment; a minute of not being heard is too long."""
+    ours = certificates.make(tmp_path, "agent")
+    key = tmp_path / "key.pem"
+    key.write_bytes(server_pair.key.read_bytes())
+    with ApiServer(tls=serving(server_pair, clients=ours.certificate)) as server:
+        server.store.put(node("node-1", ip="192.0.2.1"))
+        access = Access(
+            server=server.url,
+            ca=Pem(path=server_pair.certificate),
+            certificate=Pem(path=ours.certificate),
+            key=Pem(path=key),
+        )
+
+        async def story(follower: Follower) -> None:
+            await follower.until(lambda: "cannot be used" in follower.source.fault)
+            key.write_bytes(ours.key.read_bytes())
+            await follower.until(lambda: follower.source.in_sync)
+            await until_watched(server, follower.source)
+
+        asyncio.run(following(source_of(access), story))
 
 
 def test_a_certificate_of_ours_is_shown(server_pair: certificates.Pair, tmp_path: Path) -> None:
@@ -228,6 +269,16 @@ def test_plugins_that_fail_are_told_of(tmp_path: Path, text: str, words: str) ->
     with pytest.raises(WatchError, match=words):
         run(script(tmp_path, text), timeout=0.5 if text == "yes" else 10)
     assert time.monotonic() - start < 5
+
+
+def test_what_a_plugin_leaves_running_is_ended_with_it(tmp_path: Path) -> None:
+    """Whoever holds its outputs keeps its answer from being complete, each time anew."""
+    left = tmp_path / "left"
+    text = f"sleep 1000 & echo $! > {left}; {given('{}')}"
+    with pytest.raises(WatchError, match="no answer within"):
+        run(script(tmp_path, text), timeout=0.5)
+    process = Path(f"/proc/{left.read_text().strip()}/stat")
+    eventually(lambda: not process.exists() or ") Z " in process.read_text())
 
 
 def test_a_plugin_that_is_not_there_is_named_with_its_hint() -> None:
