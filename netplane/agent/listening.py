@@ -11,7 +11,7 @@ import ipaddress
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
@@ -110,14 +110,28 @@ _logger.addFilter(_OwnFaults())
 
 
 class _Bounded(web.Server):
-    """An HTTP server that ends connections which are too many or too old."""
+    """An HTTP server that ends connections which are too old, and the oldest of too many.
+
+    The oldest has had its time to ask; were it the newest, whoever holds all of them and asks
+    nothing would keep every load balancer's probe out.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._open: dict[web.RequestHandler, asyncio.Transport] = {}
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
-        if len(self.connections) > MOST_CONNECTIONS:
-            transport.abort()
-        else:
-            asyncio.get_running_loop().call_later(LIFETIME, transport.abort)
+        self._open[handler] = transport
+        if len(self._open) > MOST_CONNECTIONS:
+            self._open.pop(next(iter(self._open))).abort()
+        asyncio.get_running_loop().call_later(LIFETIME, transport.abort)
+
+    def connection_lost(
+        self, handler: web.RequestHandler, exc: BaseException | None = None
+    ) -> None:
+        self._open.pop(handler, None)
+        super().connection_lost(handler, exc)
 
 
 class Server:
