@@ -7,6 +7,7 @@ import contextlib
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -38,6 +39,7 @@ from netplane.core.model.address import Family
 from netplane.errors import UsageError
 
 CLOCKS = Clocks(time.monotonic, time.time)
+_OPEN_FILES = 1 << 17
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,9 +68,22 @@ def run(settings: Settings) -> None:
         UsageError: An address to listen on is wrong, or cannot be listened on.
         ApplyError: The namespace cannot be entered, or another agent or kube-proxy holds it.
     """
+    _raise_open_files()
     gc.enable()  # switched off for commands, which live for a second
     with Namespace(settings.netns) as namespace, sole_agent(namespace) as held:
         asyncio.run(_until_told(settings, namespace, held))
+
+
+def _raise_open_files() -> None:
+    """Ask for as many open files as the system grants: each health check port is two of them.
+
+    The usual soft limit of 1024 is for programs that call select(2); the hard one is the bound.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # a service may not; its unit says a limit
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def _until_told(settings: Settings, namespace: Namespace, held: socket.socket) -> None:

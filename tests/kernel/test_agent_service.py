@@ -74,6 +74,32 @@ def test_what_strangers_send_to_its_ports_leaves_no_line(netns: Namespace, tmp_p
     assert not [line for line in lines if "request" in line["message"]]
 
 
+def test_many_health_check_ports_need_no_higher_limit_from_outside(
+    netns: Namespace, tmp_path: Path
+) -> None:
+    """A soft limit on open files, 1024 nearly everywhere, is as good as none at 500 Services."""
+    folder = tmp_path / "manifests"
+    folder.mkdir()
+    ports = range(20000, 20040)
+    services = [
+        service(
+            f"web-{port}",
+            cluster_ips=[f"172.30.9.{port - 19999}"],
+            type="LoadBalancer",
+            externalTrafficPolicy="Local",
+            healthCheckNodePort=port,
+        )
+        for port in ports
+    ]
+    (folder / "state.json").write_bytes(kube_list(*services))
+    options = ["-f", str(folder), "--mode", "iptables"]
+    few = ("prlimit", "--nofile=64:")
+    with running_agent(netns, tmp_path / "said.log", *options, prefix=few) as agent:
+        agent.until(lambda: agent.get("/", port=ports[-1]).status == 503)
+        assert {agent.get("/", port=port).status for port in ports} == {503}
+        assert "health-check-port" not in agent.said
+
+
 _BROKEN = """
 import tests.support.flooded_agent as flooded
 
