@@ -79,6 +79,7 @@ def _has_more(
         or spec.load_balancer_source_ranges
         or spec.health_check_node_port
         or (meta.labels is not None and meta.labels.proxy_name is not None)
+        or (meta.labels is not None and meta.labels.headless is not None)
         or (status is not None and status.load_balancer and status.load_balancer.ingress)
     )
 

@@ -40,8 +40,9 @@ def service_from(service: wire.Service) -> tuple[Service | None, tuple[Problem, 
     """The Service, or None with its problems, or None without any: nothing to program.
 
     There is nothing to program for headless and ExternalName Services, nor for those that the
-    label ``service.kubernetes.io/service-proxy-name`` gives to another proxy. A Service with a
-    fault is refused as a whole; each of its faults is one problem.
+    label ``service.kubernetes.io/service-proxy-name`` gives to another proxy, or the label
+    ``service.kubernetes.io/headless`` to none. A Service with a fault is refused as a whole;
+    each of its faults is one problem.
     """
     plain = plain_service(service)
     return (plain, ()) if plain is not None else service_with_care(service)
@@ -86,7 +87,8 @@ def service_with_care(service: wire.Service) -> tuple[Service | None, tuple[Prob
 
 
 def _is_ours(meta: wire.ServiceMeta, spec: wire.ServiceSpec) -> bool:
-    if meta.labels is not None and meta.labels.proxy_name is not None:
+    labels = meta.labels
+    if labels is not None and (labels.proxy_name is not None or labels.headless is not None):
         return False
     if spec.type == "ExternalName" or spec.cluster_ip == "None":
         return False

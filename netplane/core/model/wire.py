@@ -33,6 +33,7 @@ class ServiceLabels(_Wire):
     proxy_name: str | None = msgspec.field(
         name="service.kubernetes.io/service-proxy-name", default=None
     )
+    headless: str | None = msgspec.field(name="service.kubernetes.io/headless", default=None)
 
 
 class ServiceMeta(_Wire):

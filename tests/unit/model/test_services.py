@@ -167,6 +167,9 @@ def test_a_good_service(thing: Object, changes: dict[str, object]) -> None:
         ),
         pytest.param(labelled("other"), id="other-proxy"),
         pytest.param(labelled(""), id="other-proxy-without-a-name"),
+        pytest.param(
+            service("web", labels={"service.kubernetes.io/headless": ""}), id="labelled-headless"
+        ),
     ],
 )
 def test_nothing_to_program_and_no_problem(thing: Object) -> None:
