@@ -19,7 +19,8 @@ What it holds to, against servers and networks that misbehave:
 - A watch goes on from the last resourceVersion told. When that is too old (410, as status or as an
   event), or the server tells less than it did (its resourceVersions went backwards), it lists.
 - An event that is not newer than what is held of its object is a duplicate or late: passed over.
-- A list that is suddenly empty is asked for twice before many objects are deleted.
+- A list that is suddenly empty is asked for twice before many objects are deleted. So is an empty
+  first one: we hold nothing then, but the kernel may hold what an earlier agent wrote.
 - A fault that repeats in the same place, which a new attempt alone would not mend, costs a list.
 """
 
@@ -259,7 +260,8 @@ class ListWatch:
             yield Upsert(item.manifest)
         if page.token:
             return
-        if not listing.seen and len(self._held) >= DOUBTFUL_COUNT and not listing.doubted:
+        doubtful = not self.in_sync or len(self._held) >= DOUBTFUL_COUNT
+        if doubtful and not listing.seen and not listing.doubted:
             self._list = _Listing(doubted=True)
             self._delay = self._pacing.confirm
             return

@@ -63,6 +63,11 @@ class Replica:
             self.take(step)
 
     def list(self, cluster: Cluster) -> None:
+        self._list(cluster)
+        if not self.machine.in_sync:  # the first list is doubted where it is empty
+            self._list(cluster)
+
+    def _list(self, cluster: Cluster) -> None:
         self.machine.request()
         self.machine.opened()
         self.feed(cluster.page())
