@@ -169,7 +169,9 @@ def tls_context(credential: Credential, *, insecure: bool = False) -> ssl.SSLCon
         WatchError: The PEM is none.
     """
     try:
-        context = ssl.create_default_context(cadata=credential.ca.decode() or None)
+        # What is not ASCII stands between the certificates: the owners' names, as a comment.
+        authorities = credential.ca.decode("ascii", errors="ignore")
+        context = ssl.create_default_context(cadata=authorities if credential.ca else None)
         # Python 3.13 asks of a CA what Go does not, and what many clusters' CAs do not have.
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         if insecure:
@@ -188,7 +190,8 @@ def _load_certificate(context: ssl.SSLContext, credential: Credential) -> None:
     with os.fdopen(descriptor, "wb") as file:
         file.write(credential.certificate + b"\n" + credential.key)
         file.flush()
-        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+        # Nobody is there to be asked for a password: without one OpenSSL would ask, and wait.
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}", password="")
 
 
 def _abandon(response: aiohttp.ClientResponse) -> None:

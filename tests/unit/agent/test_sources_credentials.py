@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +113,48 @@ def test_a_file_without_a_ca_means_nobody_and_not_everybody(tmp_path: Path) -> N
     nobody.write_text("\n")
     access = Access(server="https://127.0.0.1:9", ca=Pem(path=nobody), token=TOKEN)
     assert f"{nobody}: there is no certificate in this file" in fault_of(access)
+
+
+def test_a_ca_may_have_a_comment_in_any_encoding(
+    server_pair: certificates.Pair, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "ca.crt"
+    with ApiServer(tls=serving(server_pair)) as server:
+        for comment in ("# Főtanúsítvány\n".encode(), b"# caf\xe9\n"):
+            bundle.write_bytes(comment + server_pair.certificate.read_bytes())
+            follow(Access(server=server.url, ca=Pem(path=bundle)), server)
+
+
+_WITH_KEY = """
+import fcntl, pathlib, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+from netplane.agent.client import tls_context
+from netplane.agent.credentials import Credential
+certificate, key = (pathlib.Path(p).read_bytes() for p in ({certificate!r}, {key!r}))
+tls_context(Credential(certificate=certificate, key=key))
+"""
+"""Reads a certificate and its key with a terminal at hand, where OpenSSL could ask."""
+
+
+def test_a_key_with_a_password_is_refused_and_nobody_asked_for_it(
+    server_pair: certificates.Pair, tmp_path: Path
+) -> None:
+    locked = tmp_path / "locked.key"
+    argv = ["openssl", "pkcs8", "-topk8", "-in", str(server_pair.key), "-out", str(locked)]
+    subprocess.run([*argv, "-passout", "pass:x"], check=True, capture_output=True, timeout=30)
+    master, terminal = os.openpty()
+    code = _WITH_KEY.format(certificate=str(server_pair.certificate), key=str(locked))
+    with os.fdopen(master, "rb"), os.fdopen(terminal, "rb") as stdin:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            stdin=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+            start_new_session=True,
+        )
+    assert "WatchError: the certificates or the key cannot be used" in done.stderr
 
 
 def test_an_address_that_cannot_be_reached_is_told_as_it_is_written() -> None:
