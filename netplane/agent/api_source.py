@@ -51,7 +51,8 @@ class ApiSource:
     Args:
         node_name: Of the own Node.
         clocks: ``monotonic`` to pace by, ``wall`` for what expires.
-        on_fault: Told each fault of each resource as it happens, safe to print.
+        on_fault: Told each fault of each resource as it happens, safe to print, and "" when it is
+            heard again.
     """
 
     def __init__(  # noqa: PLR0913 (all but four have a default)
@@ -68,6 +69,7 @@ class ApiSource:
         self._clocks = clocks
         self._pacing = pacing or Pacing()
         self._on_fault = on_fault
+        self._told: dict[str, WatchError | None] = {}
         self._node = ObjectKey(NODE.kind, "", node_name)
         self._state = ClusterState(node_name)
         self._machines = [
@@ -121,17 +123,13 @@ class ApiSource:
         while True:
             request = machine.request()
             await asyncio.sleep(request.delay)
-            before = machine.fault
             try:
                 await self._ask(machine, client, request)
             except SilenceError as exc:
                 machine.silent(exc)
             except WatchError as exc:
                 machine.failed(exc)
-            if machine.fault is not None and machine.fault is not before:
-                if self._on_fault is not None:
-                    self._on_fault(machine.resource.kind, str(machine.fault))
-                self._news.set()
+            self._tell(machine)
 
     async def _ask(self, machine: ListWatch, client: Client, request: Request) -> None:
         """Send one request and take in its answer."""
@@ -140,10 +138,8 @@ class ApiSource:
             if answer.status != OK:
                 machine.refused(answer.status, answer.retry_after, await answer.complaint())
                 return
-            had_fault = machine.fault is not None
             machine.opened()
-            if had_fault and machine.fault is None:
-                self._news.set()
+            self._tell(machine)
             began = self._clocks.monotonic()
             async with aclosing(answer.chunks()) as chunks:
                 async for chunk in chunks:
@@ -158,6 +154,15 @@ class ApiSource:
             await self._apply(machine, machine.closed())
         except WatchError as exc:
             machine.spoiled(exc)
+
+    def _tell(self, machine: ListWatch) -> None:
+        """Tell a fault that is new, and that there is none any more."""
+        kind, fault = machine.resource.kind, machine.fault
+        if fault is not self._told.get(kind):
+            self._told[kind] = fault
+            self._news.set()
+            if self._on_fault is not None:
+                self._on_fault(kind, str(fault or ""))
 
     def _doubt(self, machine: ListWatch, *, since: float) -> None:
         """Give up a watch that brings bytes, and no event or bookmark in all of them."""
@@ -178,5 +183,6 @@ class ApiSource:
             self._heard[machine.resource.kind] = self._clocks.monotonic()
         if machine.resource.kind == NODE.kind and machine.in_sync and len(machine) == 0:
             self._state.delete(self._node)  # it may never have been there, so no step says it
+        self._tell(machine)
         if machine.in_sync != was_in_sync or (self._state.changed and self.in_sync):
             self._news.set()

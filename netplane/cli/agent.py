@@ -89,10 +89,18 @@ def _source(
             node_name=config.node_name,
             clocks=CLOCKS,
             rng=random.Random(),  # noqa: S311 (jitter)
-            on_fault=lambda kind, fault: journal.warning("watch", fault, resource=kind),
+            on_fault=lambda kind, fault: _heard(journal, kind, fault),
         )
 
     return make
+
+
+def _heard(journal: Journal, kind: str, fault: str) -> None:
+    """Log a fault of a resource, or its end: of a kind of its own, so that no fault drops it."""
+    if fault:
+        journal.warning("watch", fault, resource=kind)
+    else:
+        journal.warning("heard-again", "the API server is heard again", resource=kind)
 
 
 def _directory_source(paths: tuple[Path, ...], config: Config, journal: Journal) -> Source:

@@ -98,6 +98,36 @@ def test_a_node_that_the_cluster_does_not_know_is_told_until_it_comes() -> None:
         asyncio.run(following(source_of(server), story))
 
 
+def test_the_end_of_a_fault_is_told_as_its_beginning_was() -> None:
+    with ApiServer() as server:
+        fill(server, 3)
+        told: list[tuple[str, str]] = []
+        access = Access(server=server.url)
+        source = ApiSource(
+            access,
+            node_name="node-1",
+            clocks=CLOCKS,
+            rng=rng(),
+            pacing=HASTY,
+            on_fault=lambda kind, fault: told.append((kind, fault)),
+        )
+        server.script("Service", Fault.BROKEN)
+        server.script("EndpointSlice", Fault.GONE_EVENT)
+
+        async def story(follower: Follower) -> None:
+            await follower.until(lambda: ("Service", "") in told and follower.source.in_sync)
+            server.store.put(endpoint_slice("web-1", ["10.244.9.9"]))
+            await follower.until(lambda: ("EndpointSlice", "") in told)
+
+        asyncio.run(following(source, story))
+        assert told == [
+            ("Service", "500: Internal Server Error"),
+            ("Service", ""),
+            ("EndpointSlice", "410: Gone"),
+            ("EndpointSlice", ""),
+        ]
+
+
 @pytest.mark.parametrize("fault", by_name(LIST_FAULTS))
 def test_each_fault_of_a_list_is_got_over(fault: Fault) -> None:
     with ApiServer() as server:
