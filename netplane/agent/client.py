@@ -246,6 +246,8 @@ class _translated:  # noqa: N801 (reads as a statement)
                 where = join_host_port(error.host, error.port or 0)
                 words = f"at {where}: {_reason(error.os_error)}"
                 raise WatchError(f"the API server is not reached {words}") from error
+            case aiohttp.ClientPayloadError() | aiohttp.ServerDisconnectedError():
+                raise WatchError("the API server broke the connection off") from error
             case aiohttp.ClientError() | OSError() | asyncio.IncompleteReadError():
                 words = shown(str(error) or type(error).__name__)
                 raise WatchError(f"the API server is not reached: {words}") from error

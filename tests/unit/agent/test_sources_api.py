@@ -112,7 +112,7 @@ def test_the_end_of_a_fault_is_told_as_its_beginning_was() -> None:
             on_fault=lambda kind, fault: told.append((kind, fault)),
         )
         server.script("Service", Fault.BROKEN)
-        server.script("EndpointSlice", Fault.GONE_EVENT)
+        server.script("EndpointSlice", Fault.RESET_IN_OBJECT)
 
         async def story(follower: Follower) -> None:
             await follower.until(lambda: ("Service", "") in told and follower.source.in_sync)
@@ -123,7 +123,7 @@ def test_the_end_of_a_fault_is_told_as_its_beginning_was() -> None:
         assert told == [
             ("Service", "500: Internal Server Error"),
             ("Service", ""),
-            ("EndpointSlice", "410: Gone"),
+            ("EndpointSlice", "the API server broke the connection off"),
             ("EndpointSlice", ""),
         ]
 
