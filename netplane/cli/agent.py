@@ -46,6 +46,8 @@ def command(
     from netplane.cli.inputs import read_config
 
     config = read_config(call)
+    if call.filenames and kubeconfig:
+        raise click.UsageError("-f and --kubeconfig: the cluster's state comes from one of them")
     if install_systemd:
         return _install(ctx, call, config)
     from netplane.agent.node_agent import Settings, run
@@ -67,9 +69,7 @@ def command(
 def _source(
     call: options.Call, config: Config, kubeconfig: str | None
 ) -> Callable[[Journal], Source]:
-    """What makes the source that the options name; raises UsageError for two of them."""
-    if call.filenames and kubeconfig:
-        raise click.UsageError("-f and --kubeconfig: the cluster's state comes from one of them")
+    """What makes the source that the options name."""
     if call.filenames:
         paths = tuple(Path(name) for name in call.filenames)
         return lambda journal: _directory_source(paths, config, journal)
@@ -123,12 +123,18 @@ def _install(ctx: click.Context, call: options.Call, config: Config) -> int:
         own_program,
         systemd_files,
     )
+    from netplane.cli import log
 
     words = [str(own_program()), "agent", *words_of(ctx, config)]
     parameters = kernel_parameters(config, processors=os.cpu_count() or 1)
     files = systemd_files(words, parameters, netns=call.netns)
     for path in install_systemd(Path("/"), files):
         print(path)
+    if not (call.filenames or ctx.params["kubeconfig"] or config.kubeconfig):
+        log.warn(
+            "the unit names neither --kubeconfig FILE nor -f DIR, and no Pod runs it: it cannot "
+            "start before /etc/netplane/agent.env sets NETPLANE_KUBECONFIG or NETPLANE_FILENAME"
+        )
     print("now: systemctl daemon-reload && systemctl enable --now netplane-agent")
     return 0
 

@@ -15,6 +15,7 @@ from tests.support.agent_process import HEALTH_PORT, running_agent
 from tests.support.eventually import DEADLINE, eventually
 from tests.support.kernel_state import ruleset
 from tests.support.manifests import endpoint_slice, kube_list, node, service
+from tests.support.netns import require
 from tests.support.owned_table import owned_table
 
 pytestmark = [pytest.mark.kernel, pytest.mark.e2e]
@@ -98,6 +99,29 @@ def test_many_health_check_ports_need_no_higher_limit_from_outside(
         agent.until(lambda: agent.get("/", port=ports[-1]).status == 503)
         assert {agent.get("/", port=port).status for port in ports} == {503}
         assert "health-check-port" not in agent.said
+
+
+def _install(*options: str) -> subprocess.CompletedProcess[str]:
+    """Install the unit where nobody else sees it."""
+    netplane = f"exec {sys.executable} -m netplane agent --install-systemd"
+    script = f'mount -t tmpfs none /etc && {netplane} "$@"'
+    return subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", "--node", "node-1", *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=DEADLINE,
+    )
+
+
+def test_a_unit_without_a_source_is_told_of_when_it_is_installed() -> None:
+    """It would start anew each second, for ever, and say so where nobody looks yet."""
+    require()
+    done = _install()
+    assert (done.returncode, "netplane-agent.service" in done.stdout) == (0, True)
+    assert "neither --kubeconfig FILE nor -f DIR" in done.stderr
+    assert "warning" not in _install("--kubeconfig", "/etc/kubernetes/netplane.conf").stderr
+    assert _install("-f", "/srv", "--kubeconfig", "/etc/x").returncode == 2
 
 
 _BROKEN = """
