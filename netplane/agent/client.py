@@ -8,6 +8,7 @@ server that the user named, over TLS (a token is never sent in clear, as in ``ku
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import ssl
@@ -31,6 +32,7 @@ OK = 200
 _CONNECT = 10.0  # seconds
 _UNAUTHORIZED = 401
 _MOST_COMPLAINT = 1 << 16
+_COMPLAINING = 5.0  # seconds
 _LONGEST_LIST = 600.0  # seconds for a page, which may be a whole list over a slow line
 _SLACK = 30.0  # seconds after which a watch that the server was to end is ended here
 
@@ -59,9 +61,18 @@ class Answer:
                 yield chunk
 
     async def complaint(self) -> bytes:
-        """The beginning of a body that tells what is wrong."""
-        with _translated():
-            return await self._response.content.read(_MOST_COMPLAINT)
+        """The beginning of a body that tells what is wrong, as far as it comes.
+
+        That the answer breaks off, or does not go on, is no matter: its status counts.
+        """
+        said = bytearray()
+        with contextlib.suppress(TimeoutError, WatchError):
+            async with asyncio.timeout(_COMPLAINING), contextlib.aclosing(self.chunks()) as chunks:
+                async for chunk in chunks:
+                    said += chunk
+                    if len(said) >= _MOST_COMPLAINT:
+                        break
+        return bytes(said[:_MOST_COMPLAINT])
 
 
 class Client:

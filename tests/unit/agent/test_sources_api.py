@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import random
 
 import pytest
@@ -126,6 +128,45 @@ def test_the_end_of_a_fault_is_told_as_its_beginning_was() -> None:
             ("EndpointSlice", "the API server broke the connection off"),
             ("EndpointSlice", ""),
         ]
+
+
+@pytest.mark.parametrize("sent", [2, 1])
+def test_why_we_are_refused_is_told_in_whole_and_a_refusal_without_its_end_is_one(
+    sent: int,
+) -> None:
+    """Who must not list what is in the second half; a peer may never send it."""
+    words = "services is forbidden: User 'x' cannot list"
+    body = json.dumps({"kind": "Status", "code": 403, "message": words}).encode()
+    halves = [body[:60], body[60:]]
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer), contextlib.suppress(OSError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 403 No\r\nContent-Length: %d\r\n\r\n" % len(body))
+            for half in halves[:sent]:
+                await writer.drain()
+                await asyncio.sleep(0.02)  # so that it is a read of its own
+                writer.write(half)
+
+    async def run() -> str:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        source = ApiSource(
+            Access(server=f"http://127.0.0.1:{port}"),
+            node_name="node-1",
+            clocks=CLOCKS,
+            rng=rng(),
+            pacing=HASTY,
+        )
+
+        async def story(follower: Follower) -> None:
+            await follower.until(lambda: bool(follower.source.fault))
+
+        async with server:
+            await following(source, story)
+        return source.fault
+
+    assert f"403: {words if sent == len(halves) else 'Forbidden'}" in asyncio.run(run())
 
 
 @pytest.mark.parametrize("fault", by_name(LIST_FAULTS))
