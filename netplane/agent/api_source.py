@@ -14,6 +14,7 @@ from netplane.agent.health import Clocks
 from netplane.agent.kubeconfig import Access
 from netplane.agent.listwatch import ListWatch, Request, Step, Upsert
 from netplane.agent.pacing import Pacing
+from netplane.agent.pulse import Pulse
 from netplane.agent.watch_wire import Resource
 from netplane.core.model.decoding import NODE
 from netplane.errors import WatchError
@@ -31,6 +32,8 @@ SLICES = Resource(
 )
 #: Seconds above the longest silence in which a connection is given up and the next one tried.
 _GRACE = 20.0
+#: What a fault is told of that is none of one resource.
+_SERVER = "API server"
 #: Objects taken in before others on the event loop get their turn.
 _BATCH = 256
 
@@ -51,8 +54,9 @@ class ApiSource:
     Args:
         node_name: Of the own Node.
         clocks: ``monotonic`` to pace by, ``wall`` for what expires.
-        on_fault: Told each fault of each resource as it happens, safe to print, and "" when it is
-            heard again.
+        period: Seconds (``syncPeriod``); a server that hangs is told within two.
+        on_fault: Told each fault of each resource, or of all, as it happens, safe to print, and
+            "" when it is heard again.
     """
 
     def __init__(  # noqa: PLR0913 (all but four have a default)
@@ -62,6 +66,7 @@ class ApiSource:
         node_name: str,
         clocks: Clocks,
         rng: random.Random,
+        period: float = 30.0,
         pacing: Pacing | None = None,
         on_fault: Callable[[str, str], object] | None = None,
     ) -> None:
@@ -77,6 +82,9 @@ class ApiSource:
             for resource in (SERVICES, SLICES, own_node(node_name))
         ]
         self._heard = {machine.resource.kind: clocks.monotonic() for machine in self._machines}
+        self._pulse = Pulse(
+            own_node(node_name), clocks.monotonic, period=period, quiet_since=self._quiet_since
+        )
         self._news = asyncio.Event()
 
     @property
@@ -97,8 +105,9 @@ class ApiSource:
     @property
     def fault(self) -> str:
         """Why resources are not heard now."""
-        faults = {m.resource.kind: m.fault for m in self._machines if m.fault is not None}
-        return "; ".join(f"{kind}: {fault}" for kind, fault in faults.items())
+        faults = [(m.resource.kind, m.fault) for m in self._machines]
+        faults.append((_SERVER, self._pulse.fault))
+        return "; ".join(f"{kind}: {fault}" for kind, fault in faults if fault is not None)
 
     async def run(self) -> None:
         """Keep all three until cancelled."""
@@ -108,6 +117,7 @@ class ApiSource:
         ):
             for machine in self._machines:
                 group.create_task(self._keep(machine, client))
+            group.create_task(self._pulse.keep(client, self._tell_pulse))
 
     def take(self) -> ClusterChange | None:
         """What changed since the last take; None before everything has been read once."""
@@ -155,14 +165,25 @@ class ApiSource:
         except WatchError as exc:
             machine.spoiled(exc)
 
+    def _quiet_since(self) -> float:
+        """When the resource was heard that has been silent for longest, and is thought well."""
+        well = (m.resource.kind for m in self._machines if m.fault is None)
+        return min((self._heard[kind] for kind in well), default=self._clocks.monotonic())
+
     def _tell(self, machine: ListWatch) -> None:
         """Tell a fault that is new, and that there is none any more."""
         kind, fault = machine.resource.kind, machine.fault
         if fault is not self._told.get(kind):
             self._told[kind] = fault
-            self._news.set()
-            if self._on_fault is not None:
-                self._on_fault(kind, str(fault or ""))
+            self._say(kind, fault)
+
+    def _tell_pulse(self) -> None:
+        self._say(_SERVER, self._pulse.fault)
+
+    def _say(self, what: str, fault: WatchError | None) -> None:
+        self._news.set()
+        if self._on_fault is not None:
+            self._on_fault(what, str(fault or ""))
 
     def _doubt(self, machine: ListWatch, *, since: float) -> None:
         """Give up a watch that brings bytes, and no event or bookmark in all of them."""

@@ -89,6 +89,7 @@ def _source(
             node_name=config.node_name,
             clocks=CLOCKS,
             rng=random.Random(),  # noqa: S311 (jitter)
+            period=config.sync_period,
             on_fault=lambda kind, fault: _heard(journal, kind, fault),
         )
 

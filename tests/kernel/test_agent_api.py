@@ -47,7 +47,12 @@ class Cluster(NamedTuple):
 
 @contextlib.contextmanager
 def _cluster(
-    netns: Namespace, folder: Path, *, seed: int = 0, elsewhere: str = "http://127.0.0.1:9/"
+    netns: Namespace,
+    folder: Path,
+    *,
+    seed: int = 0,
+    elsewhere: str = "http://127.0.0.1:9/",
+    bookmarks: float = 0.05,
 ) -> Iterator[Cluster]:
     pair = make(folder, "api", san="IP:127.0.0.1")
     with ApiServer(
@@ -56,6 +61,7 @@ def _cluster(
         inside=netns,
         seed=seed,
         elsewhere=elsewhere,
+        bookmarks=bookmarks,
     ) as server:
         token_file = folder / "token"
         token_file.write_text(_TOKEN, encoding="ascii")
@@ -152,6 +158,27 @@ def test_it_programs_follows_and_outlives_the_server(
         agent.until(lambda: _as_the_server_says(cluster, mode))
         agent.until(lambda: agent.healthy)
         assert "10.244.9.2" in ruleset(netns)
+
+
+def test_a_server_that_hangs_is_found_out(netns: Namespace, tmp_path: Path) -> None:
+    """All connections stand, and its watches were quiet before, too."""
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
+        "nftables:\n  syncPeriod: 1s\n",
+        encoding="utf-8",
+    )
+    with _cluster(netns, tmp_path, bookmarks=60.0) as cluster:
+        _fill(cluster.server, 3)
+        options = ["--kubeconfig", str(cluster.kubeconfig), "--config", str(config)]
+        options += ["--mode", "nftables"]
+        with running_agent(netns, tmp_path / "said.log", *options) as agent:
+            agent.until(lambda: agent.healthy)
+            with cluster.server.hanging():
+                agent.until(lambda: not agent.healthy)
+                reply = json.loads(agent.get("/healthz?verbose").body)
+                assert "does not answer" in str(reply["reasons"])
+            agent.until(lambda: agent.healthy)
 
 
 _IPTABLES_TOO = pytest.param("iptables", marks=pytest.mark.soak)

@@ -205,6 +205,16 @@ class ApiServer:
         finally:
             asyncio.run_coroutine_threadsafe(self._open(), self._loop).result(10)
 
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Do nothing at all meanwhile; the kernel keeps the connections, and takes new ones."""
+        goes_on = threading.Event()
+        self._loop.call_soon_threadsafe(goes_on.wait, 60)
+        try:
+            yield
+        finally:
+            goes_on.set()
+
     async def _connection(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:

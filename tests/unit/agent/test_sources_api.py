@@ -218,6 +218,40 @@ def test_bytes_that_come_to_nothing_are_no_sign_of_life() -> None:
         asyncio.run(following(source_of(server, Pacing()), story))
 
 
+def test_a_server_that_hangs_is_told_before_its_silence_tells() -> None:
+    """Its watches stand and are quiet, as they are in a cluster where nothing happens."""
+    told: list[tuple[str, str]] = []
+    with ApiServer(bookmarks=60.0) as server:
+        fill(server, 3)
+        source = ApiSource(
+            Access(server=server.url),
+            node_name="node-1",
+            clocks=CLOCKS,
+            rng=rng(),
+            period=0.3,
+            on_fault=lambda what, fault: told.append((what, fault)),
+        )
+
+        async def story(follower: Follower) -> None:
+            await follower.until(lambda: source.in_sync)
+            async with asyncio.timeout(10):
+                while server.watches < 3:  # noqa: ASYNC110 (in the server's thread)
+                    await asyncio.sleep(0.002)
+                watched = len(server.requests)
+                while len(server.requests) < watched + 2:  # noqa: ASYNC110
+                    await asyncio.sleep(0.002)
+            assert {r.path for r in server.requests[watched:]} == {"/api/v1/nodes"}
+            assert told == [], "it answers"
+            with server.hanging():
+                await follower.until(lambda: bool(source.fault))
+                assert source.fault == "API server: the API server does not answer"
+            await follower.until(lambda: not source.fault)
+            assert told == [("API server", "the API server does not answer"), ("API server", "")]
+            assert server.watches == 3, "no watch was given up for it"
+
+        asyncio.run(following(source, story))
+
+
 @pytest.mark.parametrize("fault", by_name(EVENT_FAULTS))
 def test_each_fault_within_a_watch_is_got_over(fault: Fault) -> None:
     with ApiServer() as server:
