@@ -313,5 +313,5 @@ def test_two_thousand_changes_with_faults_everywhere_end_as_the_server_says(seed
             await follower.until(lambda: is_true(follower, server), within=30)
 
         asyncio.run(following(source_of(server), story))
-        assert len(server.happened) > 50
+        assert len(server.happened) > 25  # by chance, and a broken watch misses its events
         assert len(set(server.happened)) > 8
