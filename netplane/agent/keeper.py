@@ -106,7 +106,7 @@ class Keeper:
         self._slices: dict[ServiceName, tuple[EndpointSlice, ...]] = {}
         self._node: Node | None = None
         self._engine: Engine | None = None
-        self._turned: Applied | None = None  # done when the node changed, and not told yet
+        self._untold: Applied | None = None  # done by a pass that then failed
         self._stack = ExitStack()
         self._written = False  # the rules serve; a kube-proxy that comes from now on is a rival
         # What is done once, after the first rules; where it fails, the next look tries again.
@@ -197,14 +197,19 @@ class Keeper:
 
     def _write(self, engine: Engine, node: NodeView, *, look: bool) -> Applied:
         """Hand over what has changed; from then on it is the engine that owes it."""
+        observed = False
         if node != engine.planner.node:
-            self._turned = told_with(self._turned, engine.turn_to(node))
+            self._untold = told_with(self._untold, engine.turn_to(node))
             self._flows.owed = True
         services, self._services = self._services, {}
         slices, self._slices = self._slices, {}
         if services or slices or not look:
-            applied = engine.change(services, slices)
-        else:
-            applied = engine.verify()
-        turned, self._turned = self._turned, None
-        return told_with(turned, applied)
+            changed = engine.change(services, slices)
+            observed = changed.observed
+            self._untold = told_with(self._untold, changed)
+        # A change trusts that what was written before is there still, so it is no look.
+        if look and not observed:
+            self._untold = told_with(self._untold, engine.verify())
+        applied, self._untold = self._untold, None
+        assert applied is not None, "there was a change or a look"
+        return applied

@@ -1,4 +1,4 @@
-"""What follows the first rules and fails: tried again by looks alone, while changes go on."""
+"""What a pass owes besides the changes it is given: looks, and steps that failed before."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from netplane.agent.cluster_state import ClusterState
 from netplane.agent.keeper import Keeper
 from netplane.apply.modes import open_inhabited
 from netplane.apply.netns import Namespace
-from netplane.config import Config, Setting, resolve
+from netplane.config import Config, Mode, Setting, resolve
 from netplane.core.model.documents import parse
 from netplane.errors import ConflictError
 from tests.support.host_iptables import use_iptables
+from tests.support.kernel_state import meaning
 from tests.support.manifests import Object, endpoint_slice, kube_list, service
 from tests.support.netns import run_tool
+from tests.support.scenario import MODES
 
 pytestmark = pytest.mark.kernel
 
@@ -56,6 +58,25 @@ def _with_rules_of_iptables(netns: Namespace) -> None:
     with Keeper(netns, _config("iptables")) as keeper:
         keeper.take(_change(ClusterState("node-1"), *_web("10.244.1.7")))
         assert keeper.keep(look=True).failures == ()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_look_looks_though_something_has_changed_too(netns: Namespace, mode: Mode) -> None:
+    """Where changes come all the time, every look has one beside it."""
+    flush = "nft flush table ip netplane" if mode == "nftables" else "iptables -w 5 -t nat -F"
+    state = ClusterState("node-1")
+    with Keeper(netns, _config(mode)) as keeper:
+        for address in ("10.244.1.8", "10.244.1.7"):
+            keeper.take(_change(state, *_web(address)))
+            keeper.keep(look=False)
+        whole = meaning(netns)
+        keeper.take(_change(state, *_web("10.244.1.8")))
+        keeper.keep(look=False)
+        run_tool(flush.split(), inside=netns)
+        keeper.take(_change(state, *_web("10.244.1.7")))
+        assert keeper.keep(look=True).observed
+        assert meaning(netns) == whole
+        assert not keeper.keep(look=True).changes
 
 
 def _broken(programs: Path, name: str) -> Path:
