@@ -2,7 +2,9 @@
 
 A change concerns the flows to the frontends that changed, so only those are judged. A packet that
 was on its way while the rules changed may make one entry too many, and a step may fail; therefore
-a later look goes over all flows again, with every frontend in mind that went since the last.
+a later look goes over all flows again, with every frontend in mind that went since the last. The
+next look does so, too, where rules of any Service may have been amiss: somebody had damaged them,
+or a write has failed half-way.
 """
 
 from __future__ import annotations

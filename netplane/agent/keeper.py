@@ -156,8 +156,12 @@ class Keeper:
             foreign.refuse(rival, self._namespace)
         engine = self._engine or self._open(node)
         turned = node != engine.planner.node
+        owed, self._flows.owed = self._flows.owed, True  # by a write that fails half-way
         applied = self._write(engine, node, look=look)
         self._written = True
+        # While rules of ours were not what they should be, flows of any Service may have begun.
+        mended = applied.observed and bool(applied.changes)
+        self._flows.owed = owed or turned or mended
         after = FollowUp()
         if look:
             after.set_parameters(self._namespace, node)
@@ -167,6 +171,7 @@ class Keeper:
             rival = KubeProxy()  # one that was to be taken over is none; one that goes on is
         everything = look and self._flows.owed
         took = self._flows.clean(engine.planner, applied, after, everything=everything)
+        self._flows.owed |= mended
         return Kept(
             node=node,
             turned=turned,
@@ -200,7 +205,6 @@ class Keeper:
         observed = False
         if node != engine.planner.node:
             self._untold = told_with(self._untold, engine.turn_to(node))
-            self._flows.owed = True
         services, self._services = self._services, {}
         slices, self._slices = self._slices, {}
         if services or slices or not look:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -21,7 +22,8 @@ from netplane.apply.sync import view_for
 from netplane.config import Config, Setting, resolve
 from netplane.core.model.address import Family
 from netplane.core.model.documents import parse
-from netplane.errors import BusyError
+from netplane.errors import ApplyError, BusyError
+from tests.support.host_iptables import break_program, use_iptables
 from tests.support.manifests import Object, endpoint_slice, kube_list, service
 from tests.support.netns import ip, run_tool
 
@@ -29,6 +31,8 @@ pytestmark = pytest.mark.kernel
 
 _T = TypeVar("_T")
 _DNS = "172.30.0.53"
+# Somebody else's rules that make the kernel track connections, whatever becomes of ours.
+_TRACKING = "table ip t { chain c { type filter hook output priority 0; ct state new counter; }; }"
 _PORTS = ({"name": "dns", "port": 53, "protocol": "UDP"},)
 
 
@@ -152,6 +156,55 @@ def _translated_late(node: Namespace) -> None:
     entry = f"-I -p udp -s 192.0.2.1 -d {_DNS} --sport 5353 --dport 53 -r 10.244.1.7 -q 192.0.2.1"
     reply = "--reply-port-src 8080 --reply-port-dst 5353 --timeout 600"
     run_tool(["conntrack", *entry.split(), *reply.split()], inside=node)
+
+
+def test_a_flow_that_began_while_the_rules_were_gone_is_ended(
+    node: Namespace, config: Config
+) -> None:
+    flush = "nft flush table ip netplane" if config.mode == "nftables" else "iptables -t nat -F"
+    run_tool(["nft", _TRACKING], inside=node)
+    state = ClusterState("node-1")
+    with Keeper(node, config) as keeper, _asking(node) as ask:
+        _kept(keeper, _cluster(state, _dns(), _ends("10.244.1.7")), look=True)
+        _kept(keeper, look=True)
+        run_tool(flush.split(), inside=node)
+        ask()
+        assert _answering(node) == [_DNS], "nobody translated it"
+        kept = _kept(keeper, look=True)
+        assert [flow.answers for flow in kept.flows] == [_DNS]
+        ask()
+        assert _answering(node) == ["10.244.1.7"]
+
+
+def test_a_flow_that_began_when_half_was_written_is_ended(
+    node: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """IPv4 was written, IPv6 failed, and then all is wanted as it was: no plan is another."""
+    use_iptables("nft", tmp_path, monkeypatch)
+    asked = {"mode": Setting("iptables", "flag"), "node_name": Setting("node-1", "flag")}
+    config = resolve(None, asked, host_name="node-1")
+    state = ClusterState("node-1")
+    dns = service("dns", cluster_ips=[_DNS, "fd00:30::53"], ports=_PORTS)
+
+    def ends(host: int) -> ClusterChange:
+        addresses = {"IPv4": f"10.244.1.{host}", "IPv6": f"fd00:244::{host}"}
+        slices = [endpoint_slice("dns", [a], ports=_PORTS, family=f) for f, a in addresses.items()]
+        return _cluster(state, dns, *slices)
+
+    with Keeper(node, config) as keeper, _asking(node) as ask:
+        _kept(keeper, ends(7), look=True)
+        _kept(keeper, look=True)
+        program = break_program(tmp_path, "ip6tables-nft-restore")
+        keeper.take(ends(8))
+        with pytest.raises(ApplyError):
+            keeper.keep(look=False)
+        ask()
+        assert _answering(node) == ["10.244.1.8"]
+        program.unlink()
+        _kept(keeper, ends(7))
+        kept = _kept(keeper, look=True)
+        assert [flow.answers for flow in kept.flows] == ["10.244.1.8"]
+        assert _kept(keeper, look=True).flow_seconds == {}, "nothing is owed any more"
 
 
 class _Reluctant(Namespace):

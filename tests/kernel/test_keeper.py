@@ -14,7 +14,7 @@ from netplane.apply.netns import Namespace
 from netplane.config import Config, Mode, Setting, resolve
 from netplane.core.model.documents import parse
 from netplane.errors import ConflictError
-from tests.support.host_iptables import use_iptables
+from tests.support.host_iptables import break_program, use_iptables
 from tests.support.kernel_state import meaning
 from tests.support.manifests import Object, endpoint_slice, kube_list, service
 from tests.support.netns import run_tool
@@ -79,17 +79,9 @@ def test_a_look_looks_though_something_has_changed_too(netns: Namespace, mode: M
         assert not keeper.keep(look=True).changes
 
 
-def _broken(programs: Path, name: str) -> Path:
-    """Put one that always fails in the place of a program, until it is unlinked."""
-    program = programs / name
-    program.write_text("#!/bin/sh\necho 'out of order' >&2\nexit 1\n", encoding="utf-8")
-    program.chmod(0o755)
-    return program
-
-
 def test_a_step_that_fails_costs_changes_nothing(netns: Namespace, programs: Path) -> None:
     _with_rules_of_iptables(netns)
-    broken = _broken(programs, "iptables-nft-restore")
+    broken = break_program(programs, "iptables-nft-restore")
     state = ClusterState("node-1")
     with Keeper(netns, _config("nftables")) as keeper:
         keeper.take(_change(state, *_web("10.244.1.7")))
@@ -124,7 +116,7 @@ def test_a_take_over_that_fails_is_tried_again_and_then_over(
 ) -> None:
     chain = ["iptables", "-w", "5", "-t", "mangle", "-N", "KUBE-PROXY-CANARY"]
     run_tool(chain, inside=netns)
-    broken = _broken(programs, "iptables-nft")
+    broken = break_program(programs, "iptables-nft")
     with Keeper(netns, _config("nftables"), take_over=True) as keeper:
         keeper.take(_change(ClusterState("node-1"), *_web("10.244.1.7")))
         first = keeper.keep(look=True)

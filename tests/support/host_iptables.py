@@ -32,6 +32,17 @@ def use_iptables(variant: Variant, folder: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ.get('PATH', '')}")
 
 
+def break_program(folder: Path, name: str) -> Path:
+    """Put one that always fails in the place of a program, in a folder that is first in PATH.
+
+    Unlink what is returned, and it works again.
+    """
+    program = folder / name
+    program.write_text("#!/bin/sh\necho 'out of order' >&2\nexit 1\n", encoding="utf-8")
+    program.chmod(0o755)
+    return program
+
+
 def require_iptables(variant: Variant) -> None:
     """Skip the calling test, with the reason, where a variant does not work."""
     require()
