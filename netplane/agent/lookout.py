@@ -45,6 +45,7 @@ class Lookout:
         self._stack = contextlib.ExitStack()
         self._seen = Fingerprint()
         self._writing = False
+        self._listen: Callable[[], object] = lambda: None  # have the loop ask the witness
 
     def __enter__(self) -> Self:
         self._stack.enter_context(self.witness)
@@ -74,12 +75,14 @@ class Lookout:
             if self._addresses.moved():
                 addresses()
 
+        self._listen = partial(loop.call_soon_threadsafe, heard_commits)
         loop.add_reader(self.witness.fileno(), heard_commits)
         loop.add_reader(self._addresses.fileno(), heard_addresses)
         polling = asyncio.create_task(self._poll(rules)) if self._mode == "iptables" else None
         try:
             yield
         finally:
+            self._listen = lambda: None
             loop.remove_reader(self.witness.fileno())
             loop.remove_reader(self._addresses.fileno())
             if polling is not None:
@@ -89,11 +92,16 @@ class Lookout:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """What happens to the legacy tables meanwhile is ours; entered by the pass's thread."""
+        """What happens to the legacy tables meanwhile is ours; entered by the pass's thread.
+
+        A pass asks the witness, too, which by that has read notices that the loop then waits for
+        in vain. So in the end the loop asks it what it has heard.
+        """
         self._writing = True
         try:
             yield
         finally:
+            self._listen()
             if self._mode == "iptables":
                 self._seen = self._fingerprint(deep=True)
             self._writing = False

@@ -10,6 +10,7 @@ import pytest
 
 from netplane.agent.lookout import Lookout
 from netplane.apply.netns import Namespace
+from netplane.apply.nfnetlink import NfnetlinkSocket
 from netplane.config import Mode
 from tests.support.netns import run_tool
 
@@ -61,6 +62,23 @@ def test_what_is_written_meanwhile_is_ours(netns: Namespace) -> None:
 
     told = asyncio.run(_watch(netns, "iptables", touch, {"rules"}))
     assert told.count("rules") == 1, "the second alone"
+
+
+def test_what_a_pass_hears_is_told_when_it_ends(netns: Namespace) -> None:
+    """A pass asks the witness, too, which then has read the notice before the loop could."""
+
+    async def watch() -> None:
+        told = asyncio.Event()
+        with Lookout(netns, "nftables") as lookout:
+            async with lookout.watching(told.set, lambda: None), asyncio.timeout(10):
+                with lookout.writing():
+                    with NfnetlinkSocket(netns) as link:
+                        before = link.generation()
+                    run_tool(["nft", _OURS], inside=netns)
+                    assert lookout.witness.vouch(before) is None
+                await told.wait()
+
+    asyncio.run(watch())
 
 
 async def _watch(
