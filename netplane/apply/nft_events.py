@@ -64,7 +64,13 @@ class Commit(NamedTuple):
 
 
 class Notices(NamedTuple):
-    """What was waiting: commits in their order, and whether some were lost to a full buffer."""
+    """What was waiting.
+
+    Attributes:
+        commits: In their order.
+        lost: Notices were lost to a full buffer: before, among or after these, and maybe a part
+            of what one of them did, or of what the next one will have done.
+    """
 
     commits: tuple[Commit, ...]
     lost: bool
@@ -76,18 +82,20 @@ class NftEvents(NoticeSocket):
     def __init__(self, namespace: Namespace) -> None:
         super().__init__(namespace, "nftables' transactions", _NETLINK_NETFILTER, _join)
         self._reader = CommitReader()
+        self._lost = False  # and what had come before that may still be waiting
 
     def notices(self) -> Notices:
         """Everything that is waiting; returns at once."""
         commits: list[Commit] = []
-        lost = False
         for datagram in self.read():
             if datagram is None:
-                lost = True
-                self._reader = CommitReader()
+                self._lost = True
             else:
                 commits += self._reader.feed(datagram)
-        return Notices(tuple(commits), lost)
+        notices = Notices(tuple(commits), self._lost)
+        if self._emptied:
+            self._lost = False
+        return notices
 
 
 class CommitReader:

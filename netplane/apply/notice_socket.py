@@ -43,6 +43,7 @@ class NoticeSocket:
         self._protocol = protocol
         self._join = join
         self._socket: socket.socket | None = None
+        self._emptied = False
 
     def __enter__(self) -> Self:
         self._socket = self._namespace.call(self._open)
@@ -66,16 +67,20 @@ class NoticeSocket:
     def read(self) -> Iterator[bytes | None]:
         """The kernel's datagrams that are waiting; None where some were lost to a full buffer.
 
-        Of very many the first; the socket stays readable then.
+        Which ones is not said: the kernel tells of the loss first, then delivers what had room,
+        and takes in nothing more until all of that has been read (netlink_overrun). ``_emptied``
+        says so afterwards. Of very many the first are read; the socket stays readable then.
 
         Raises:
             ApplyError: They cannot be read.
         """
         assert self._socket is not None, "use it as a context manager"
+        self._emptied = False
         for _ in range(_MOST):
             try:
                 datagram, (port, _) = self._socket.recvfrom(_DATAGRAM)
             except BlockingIOError:
+                self._emptied = True
                 return
             except OSError as exc:
                 if exc.errno != errno.ENOBUFS:

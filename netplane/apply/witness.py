@@ -57,6 +57,7 @@ class Witness:
         self._lock = threading.Lock()
         self._floor = 0  # every commit after this generation is known, and did no harm
         self._last: int | None = None
+        self._whole = True  # the next commit will have been heard of in whole
         self._alarmed = False
 
     def __enter__(self) -> Self:
@@ -96,16 +97,19 @@ class Witness:
             return self._last
 
     def _listen(self) -> None:
-        notices: Notices = self._events.notices()
-        if notices.lost:
-            self._last, self._alarmed = None, True
+        self._hear(self._events.notices())
+
+    def _hear(self, notices: Notices) -> None:
         for commit in notices.commits:
             self._take(commit)
+        if notices.lost:
+            self._last, self._whole, self._alarmed = None, False, True
 
     def _take(self, commit: Commit) -> None:
         before = (commit.generation - 1) % _WRAP or _WRAP - 1  # the count skips 0
         if self._last is None:
-            self._floor = before
+            self._floor = before if self._whole else commit.generation
+            self._whole = True
         harmful = not commit.ours and any(map(self._concerns, commit.places))
         if harmful or (self._last is not None and self._last != before):
             self._floor, self._alarmed = commit.generation, True

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import select
+import socket
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from netplane.apply.netns import Namespace
-from netplane.apply.nft_events import Commit, CommitReader, NftEvents, Place
+from netplane.apply.nfnetlink import NfnetlinkSocket
+from netplane.apply.nft_events import Commit, CommitReader, NftEvents, Notices, Place
+from netplane.core.model.address import Family
+from netplane.core.nftables.record import NOTHING, Record, write_record
 from tests.support.netns import new_netns, run_tool
 
 pytestmark = pytest.mark.kernel
@@ -53,6 +58,25 @@ def test_iptables_nft_is_heard_too(netns: Namespace) -> None:
     with NftEvents(netns) as events:
         run_tool(["iptables-nft", "-t", "nat", "-N", "KUBE-TEST"], inside=netns)
         assert _commits(events, 1)[0].program.startswith("iptables")
+
+
+def test_a_loss_is_told_until_all_that_came_before_has_been_read(netns: Namespace) -> None:
+    """What is lost follows what had room, though the kernel tells of the loss first."""
+    run_tool(["nft", "add table ip netplane"], inside=netns)
+    with NftEvents(netns) as events, NfnetlinkSocket(netns) as link:
+        with socket.socket(fileno=os.dup(events.fileno())) as same:
+            same.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        for number in range(1, 4000):
+            record = Record(NOTHING, NOTHING, NOTHING, number)
+            link.commit(write_record(Family.IPV4, record, exists=number > 1), generation=None)
+        last = link.generation()
+        reads: list[Notices] = []
+        while not reads or reads[-1].commits:
+            reads.append(events.notices())
+        assert len(reads) > 2, "more than is read at a time"
+        assert reads[-2].commits[-1].generation < last, "some were lost"
+        assert all(notices.lost for notices in reads[:-1])
+        assert not events.notices().lost
 
 
 _NEWGEN = bytes.fromhex(

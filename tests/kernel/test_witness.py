@@ -9,6 +9,7 @@ import pytest
 
 from netplane.apply.netns import Namespace
 from netplane.apply.nfnetlink import NfnetlinkSocket
+from netplane.apply.nft_events import Commit, Notices, Place
 from netplane.apply.nftables_engine import NftablesEngine
 from netplane.apply.tools import run
 from netplane.apply.witness import Witness, concern_of
@@ -87,6 +88,20 @@ def test_no_thread_of_ours_does(netns: Namespace, witness: Witness) -> None:
         worker.submit(engine.change, {}, slices("web-0", "10.244.1.8")).result()
         assert witness.vouch(before) == before + 1
         assert not witness.alarmed()
+
+
+def test_what_was_lost_may_be_part_of_the_next_commit(witness: Witness) -> None:
+    """The kernel tells of a commit in many notices; of one, only the last may have had room."""
+    other = frozenset({Place("other")})
+    witness._hear(Notices((Commit(5, 1, "nft", other), Commit(6, 1, "nft", other)), lost=True))
+    assert witness.alarmed()
+    assert witness.vouch(6) is None
+    witness._hear(Notices((Commit(7, 1, "nft", other),), lost=False))
+    assert witness.vouch(6) is None, "nobody knows what else it did"
+    assert witness.vouch(7) == 7
+    witness._hear(Notices((Commit(8, 1, "nft", other),), lost=False))
+    assert witness.vouch(7) == 8
+    assert not witness.alarmed(), "once is enough"
 
 
 @pytest.mark.parametrize(
