@@ -1,10 +1,12 @@
 """A running engine's way to the kernel in iptables mode: reads, writes, and who else has written.
 
 iptables-nft writes into nf_tables, whose generation counts every commit. An observation or a write
-whose number of commits is the number counted had nobody else beside it; while the generation stays
-as it is then, or somebody vouches for who moved it, nobody has written since. iptables-legacy has
-none, so its tables' contents are compared instead, or of large ones the figures, which most edits
-move (``legacy_fingerprint``); so those are trusted for some time only.
+whose number of commits is the number counted had nobody else beside it. Where it is not, somebody
+may vouch for all that came after what was known before: where others' commits stand among ours
+cannot be told by counting. While the generation then stays as it is, or somebody vouches for who
+moved it, nobody has written since. iptables-legacy has no generation, so its tables' contents are
+compared instead, or of large ones the figures, which most edits move (``legacy_fingerprint``); so
+those are trusted for some time only.
 """
 
 from __future__ import annotations
@@ -115,7 +117,8 @@ class IptablesKernel:
         Raises:
             ApplyError: One could not be written; those before it are.
         """
-        expected, self._generation = self._generation, None
+        before, self._generation = self._generation, None
+        expected = before
         if isinstance(expected, Fingerprint) and self._now() != expected:
             expected = None  # somebody was there between the look and this
         tools = self._dataplane.tools()
@@ -128,7 +131,7 @@ class IptablesKernel:
         now = self._now()
         if not isinstance(now, int):
             self._generation = now if expected is not None else None
-        elif isinstance(expected, int) and still(now, expected, self._vouch):
+        elif now == expected or (isinstance(before, int) and still(now, before, self._vouch)):
             self._generation = now
 
     def written(self) -> Counter[tuple[Family, str]]:

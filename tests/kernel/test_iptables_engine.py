@@ -15,6 +15,8 @@ from netplane.apply.iptables import IptablesDataplane
 from netplane.apply.iptables_engine import IptablesEngine
 from netplane.apply.iptables_tools import Variant
 from netplane.apply.netns import Namespace
+from netplane.apply.nfnetlink_commit import Vouch
+from netplane.apply.witness import Witness, concern_of
 from netplane.core.model.address import Family
 from netplane.core.model.service import ServiceName
 from netplane.core.model.snapshot import Snapshot
@@ -70,8 +72,8 @@ def variant(request: pytest.FixtureRequest) -> Variant:
     return found
 
 
-def opened(netns: Namespace, variant: Variant) -> IptablesEngine:
-    return IptablesEngine(netns, NODE, variant=variant, lock_wait=60)
+def opened(netns: Namespace, variant: Variant, vouch: Vouch | None = None) -> IptablesEngine:
+    return IptablesEngine(netns, NODE, variant=variant, lock_wait=60, vouch=vouch)
 
 
 @pytest.fixture
@@ -192,25 +194,41 @@ def test_a_look_under_iptables_nft_reads_nothing_while_nobody_writes(
         assert started.programs == ["iptables save", "ip6tables save"]
 
 
+@pytest.mark.parametrize("variant", [Variant.NFT])
+@pytest.mark.parametrize("moment", ["before the look", "before the write", "after it"])
+@pytest.mark.parametrize("told", [False, True], ids=["alone", "with-a-witness"])
 def test_who_writes_beside_a_change_is_not_taken_for_us(
-    netns: Namespace, monkeypatch: pytest.MonkeyPatch
+    netns: Namespace,
+    variant: Variant,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
+    told: bool,
 ) -> None:
-    with opened(netns, Variant.NFT) as engine:
-        engine.sync(snapshot_of(*web(3)))
+    """Where changes come all the time, somebody's flush always has one beside it."""
+    flush = [f"iptables-{variant.value}", "-w", "60", "-t", "nat", "-F", "KUBE-SERVICES"]
 
-        def run(
-            namespace: Namespace, argv: Sequence[str], *, stdin: bytes = b""
-        ) -> tools.Completed:
-            done = tools.run(namespace, argv, stdin=stdin)
-            flush = ["iptables-nft", "-w", "60", "-t", "nat", "-F", "KUBE-SERVICES"]
+    def run(namespace: Namespace, argv: Sequence[str], *, stdin: bytes = b"") -> tools.Completed:
+        if moment == "before the write":
             run_tool(flush, inside=netns)
-            return done
+        done = tools.run(namespace, argv, stdin=stdin)
+        if moment == "after it":
+            run_tool(flush, inside=netns)
+        return done
 
+    with (
+        Witness(netns, concern_of("iptables")) as witness,
+        opened(netns, variant, witness.vouch if told else None) as engine,
+    ):
+        engine.sync(snapshot_of(*web(3)))
+        engine.verify()
+        if moment == "before the look":
+            run_tool(flush, inside=netns)
         with monkeypatch.context() as patch:
             patch.setattr(iptables_tools, "run", run)
             assert not engine.change({}, slices("web-1", "10.9.9.9")).observed
         assert len(engine.verify().changes.services) == 3
-        assert_in_place(netns, Variant.NFT, engine)
+        assert_in_place(netns, variant, engine)
+        assert not engine.verify().changes
 
 
 def damage(netns: Namespace, variant: Variant, text: str) -> None:
