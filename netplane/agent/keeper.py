@@ -52,6 +52,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
         collisions: What Services lost to others.
         health_checks: What health check node ports are to answer.
         observed: The kernel was read, not only written.
+        disturbed: Somebody else may have written meanwhile: there is something to look at.
         also: What else was changed, in words.
         flows: UDP conntrack entries deleted.
         failures: Steps after the rules that failed, in words; the next pass tries them again.
@@ -70,6 +71,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     collisions: tuple[Problem, ...]
     health_checks: tuple[HealthCheck, ...]
     observed: bool
+    disturbed: bool = False
     also: tuple[str, ...] = ()
     flows: tuple[Flow, ...] = ()
     failures: tuple[str, ...] = ()
@@ -181,6 +183,7 @@ class Keeper:
             collisions=engine.planner.collisions,
             health_checks=engine.planner.health_checks,
             observed=applied.observed,
+            disturbed=applied.disturbed,
             also=tuple(after.also),
             flows=tuple(after.flows),
             failures=tuple(after.failures),

@@ -188,6 +188,8 @@ class Loop:
         fresh = parts.ledger.settled(kept.refused, kept.collisions)
         parts.health.verified()
         parts.health.rival(kept.rival)
+        if kept.disturbed:
+            self._touched.set()
         self._pacer.passed(seconds, again=bool(kept.failures or kept.refused))
         self._measures.passed(kept, seconds, at=parts.clocks.wall())
         self._tell(kept, fresh, seconds, repaired=repaired)

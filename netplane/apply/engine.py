@@ -42,12 +42,14 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True):
         replanned: The Services whose plan is another than when the last call returned that did;
             what a call that failed had planned is among it.
         observed: The kernel was read.
+        disturbed: Somebody else may have written meanwhile: the next call should look.
     """
 
     changes: Changes
     refused: Mapping[ServiceName, str]
     replanned: tuple[Replanned, ...] = ()
     observed: bool = False
+    disturbed: bool = False
 
 
 def told_with(first: Applied | None, second: Applied) -> Applied:
@@ -59,6 +61,7 @@ def told_with(first: Applied | None, second: Applied) -> Applied:
         refused=second.refused,
         replanned=joined(first.replanned, second.replanned),
         observed=first.observed or second.observed,
+        disturbed=second.disturbed,
     )
 
 

@@ -133,7 +133,8 @@ class IptablesEngine:
                 {
                     family: self._inputs(update.delta, update.observed, update.groups, edit=True)
                     for family, update in updates.items()
-                }
+                },
+                growth=sum(update.growth for update in updates.values()),
             )
         except RefusedError:
             # Somebody has damaged what the rules lead to, or a Service is bad: a look tells.
@@ -175,7 +176,11 @@ class IptablesEngine:
         replanned, self._untold = self._untold, ()
         self._written = self._kernel.written()
         return Applied(
-            changes=changes, refused=dict(self._refused), replanned=replanned, observed=observed
+            changes=changes,
+            refused=dict(self._refused),
+            replanned=replanned,
+            observed=observed,
+            disturbed=not self._kernel.is_known,
         )
 
     def _look(self) -> Applied:

@@ -6,7 +6,7 @@ may vouch for all that came after what was known before: where others' commits s
 cannot be told by counting. While the generation then stays as it is, or somebody vouches for who
 moved it, nobody has written since. iptables-legacy has no generation, so its tables' contents are
 compared instead, or of large ones the figures, which most edits move (``legacy_fingerprint``); so
-those are trusted for some time only.
+those are trusted for some time only. After a write they must be larger by what it added.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from netplane.apply.iptables import CHUNKS, IptablesDataplane
 from netplane.apply.iptables_tools import Variant
@@ -29,6 +29,8 @@ from netplane.core.model.address import Family
 from netplane.errors import RefusedError, ToolError
 
 _T = TypeVar("_T")
+#: The ruleset's generation, or what tells the state of legacy tables.
+_Moment: TypeAlias = int | Fingerprint
 #: Looks at the figures of large legacy tables for each at all of their rules.
 _TRUST = 10
 _NOTHING = Step(table="nat", title="nothing", text="*nat\nCOMMIT\n")
@@ -58,7 +60,7 @@ class IptablesKernel:
         self._stack = ExitStack()
         self._link: NfnetlinkSocket | None = None
         # Of what was observed or written last; None where somebody else may have had a hand in it.
-        self._generation: int | Fingerprint | None = None
+        self._generation: _Moment | None = None
         self._trusted = 0  # looks at figures alone since the last at everything
         self._written: Counter[tuple[Family, str]] = Counter()
 
@@ -111,28 +113,49 @@ class IptablesKernel:
             done = {family: meanwhile(family) for family in saved}
             return {family: (found.result(), done[family]) for family, found in saved.items()}
 
-    def write(self, inputs: Mapping[Family, tuple[Step, ...]]) -> None:
+    @property
+    def is_known(self) -> bool:
+        """Whether nobody else had a hand in what was observed or written last."""
+        return self._generation is not None
+
+    def write(
+        self, inputs: Mapping[Family, tuple[Step, ...]], *, growth: int | None = None
+    ) -> None:
         """Write inputs in order, each with a process of its own.
+
+        Args:
+            inputs: By family.
+            growth: By how many entries they make legacy tables larger, where that is known.
 
         Raises:
             ApplyError: One could not be written; those before it are.
         """
         before, self._generation = self._generation, None
-        expected = before
-        if isinstance(expected, Fingerprint) and self._now() != expected:
-            expected = None  # somebody was there between the look and this
+        if isinstance(before, Fingerprint) and self._now() != before:
+            before = None  # somebody was there between the look and this
         tools = self._dataplane.tools()
+        commits = 0
         for family, order in inputs.items():
             for step in order:
                 tools.restore(family, step)
                 self._written.update({(family, t): n for t, n in rules_in(step.text).items()})
-                for _ in range(step.commits):
-                    expected = following(expected) if isinstance(expected, int) else expected
+                commits += step.commits
         now = self._now()
-        if not isinstance(now, int):
-            self._generation = now if expected is not None else None
-        elif now == expected or (isinstance(before, int) and still(now, before, self._vouch)):
+        if self._is_ours(before, now, commits, growth):
             self._generation = now
+
+    def _is_ours(
+        self, before: _Moment | None, now: _Moment, commits: int, growth: int | None
+    ) -> bool:
+        """Whether what lies between two moments is what so many commits of ours have done."""
+        if isinstance(before, int) and isinstance(now, int):
+            expected = before
+            for _ in range(commits):
+                expected = following(expected)
+            return now == expected or still(now, before, self._vouch)
+        if isinstance(before, Fingerprint) and isinstance(now, Fingerprint) and commits:
+            return growth is not None and now.entries == before.entries + growth
+        return now == before
 
     def written(self) -> Counter[tuple[Family, str]]:
         """How many rules were written since this was last asked, by family and table."""
@@ -152,7 +175,7 @@ class IptablesKernel:
             except RefusedError as exc:
                 raise ToolError(f"{exc}; it had nothing to write") from exc
 
-    def _now(self) -> int | Fingerprint:
+    def _now(self) -> _Moment:
         """The ruleset's generation; under iptables-legacy, what tells its changes."""
         if self._dataplane.variant is Variant.LEGACY:
             return legacy_fingerprint(self._namespace, deep=True)

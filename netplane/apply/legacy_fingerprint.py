@@ -68,6 +68,11 @@ class Fingerprint(NamedTuple):
     figures: tuple[bytes, ...] = ()
     contents: tuple[bytes, ...] | None = None
 
+    @property
+    def entries(self) -> int:
+        """How many there are in all: rules, two for each chain, and one at a table's end."""
+        return sum(int(_INFO.unpack(info)[-2]) for info in self.figures)
+
     def may_be(self, other: Fingerprint) -> bool:
         """Whether nothing tells this one from another, taken earlier or later."""
         unread = self.contents is None or other.contents is None

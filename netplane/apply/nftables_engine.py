@@ -162,7 +162,11 @@ class NftablesEngine:
         """What has been done, now that nothing is owed."""
         replanned, self._untold = self._untold, ()
         return Applied(
-            changes=changes, refused=self._refused, replanned=replanned, observed=observed
+            changes=changes,
+            refused=self._refused,
+            replanned=replanned,
+            observed=observed,
+            disturbed=self._tables is None,
         )
 
     def _concerns_refused(

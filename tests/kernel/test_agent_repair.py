@@ -7,8 +7,10 @@ these is found because it happened to look.
 
 from __future__ import annotations
 
+import itertools
 import re
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,6 +78,7 @@ SAME_SIZE = Damage(
     "endpoint replaced",
     (f"iptables -w 5 -t nat -R {{sep}} 2 {_REPLACEMENT} --to-destination 10.244.9.9:8080",),
 )
+FLUSHES = 8
 RULESET = Damage("ruleset flushed", ("nft flush ruleset",))
 
 
@@ -199,6 +202,59 @@ def test_only_what_was_damaged_is_rewritten(
             _repaired(damage, netns, agent)
             assert meaning(netns) == whole
             assert _counted(run, netns) == 7, f"{damage.name}: the dns Service was written anew"
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_damage_amid_changes_is_repaired(
+    run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody's flush then has changes of ours right before it, after it, and beside it."""
+    damage = NFTABLES[0] if run == "nftables" else IPTABLES[0]
+    with _stage(run, tmp_path, monkeypatch) as (netns, agent), _changes(agent):
+        assert _leads_to_dns(run, netns)
+        for _ in range(FLUSHES):
+            _do(damage, netns)
+            repaired = eventually(lambda: _leads_to_dns(run, netns))
+            print(f"{run}: {damage.name}: repaired after {repaired:.2f} s")
+
+
+@contextmanager
+def _changes(agent: DirectoryAgent) -> Iterator[None]:
+    """Meanwhile, a Service of its own gets another endpoint again and again."""
+    ended = threading.Event()
+
+    def change() -> None:
+        for host in itertools.cycle(range(20, 200)):
+            agent.write(
+                "busy",
+                service("busy", cluster_ips=["172.30.0.99"]),
+                endpoint_slice("busy", [f"10.244.1.{host}"]),
+            )
+            if ended.wait(0.03):
+                return
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        changing.join()
+
+
+def _leads_to_dns(run: str, netns: Namespace) -> bool:
+    """Whether what the node sends to the Service dns is led there."""
+    if run == "nftables":
+        commands = ("chain ip netplane nat-output", "map ip netplane services")
+        wanted = ("jump ", f"{DNS} . udp . 53 ")
+    else:
+        commands = ("OUTPUT", "KUBE-SERVICES")
+        wanted = ("-j KUBE-SERVICES", f"-d {DNS}/32 ")
+    tool = "nft list" if run == "nftables" else "iptables -w 5 -t nat -S"
+    return all(
+        word in run_tool(f"{tool} {command}".split(), inside=netns)
+        for command, word in zip(commands, wanted, strict=True)
+    )
 
 
 def _ask_dns() -> None:

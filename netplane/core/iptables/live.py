@@ -45,12 +45,14 @@ class LiveUpdate(NamedTuple):
         observed: The shared chains as they are in the kernel, which decide about the order.
         groups: Per changed service port the names of its chains.
         changes: All of it told, per service port; worked out when somebody asks.
+        growth: By how many entries a legacy table becomes larger, both tables together.
     """
 
     delta: Delta
     observed: Observed
     groups: tuple[tuple[str, ...], ...]
     changes: Changes
+    growth: int
 
 
 class LiveChains:
@@ -95,18 +97,24 @@ class LiveChains:
         for name in old:
             self._replace(name, new.get(name, ()))
         own, gone = _own(new.values()), _own(old.values())
-        writes = self._rewrite(NAT, old, new)
-        writes |= {chain: rules for chain, rules in own.items() if gone.get(chain) != rules}
-        deletes = in_deletion_order(gone.keys() - own.keys())
+        shared = {table: self._rewrite(table, old, new) for table in TABLES}
+        writes = {chain: rules for chain, rules in own.items() if gone.get(chain) != rules}
         delta = Delta(
-            filter=TableDelta(writes=self._rewrite(FILTER, old, new)),
-            nat=TableDelta(writes=writes, deletes=deletes),
+            filter=TableDelta(writes=shared[FILTER]),
+            nat=TableDelta(
+                writes=shared[NAT] | writes, deletes=in_deletion_order(gone.keys() - own.keys())
+            ),
         )
+        growth = _entries(own) - _entries(gone)
+        for table, chains in shared.items():
+            was = there[table].chains
+            growth += sum(len(rules) - len(was[chain]) for chain, rules in chains.items())
         return LiveUpdate(
             delta=delta,
             observed=Observed(filter=there[FILTER], nat=there[NAT]),
             groups=tuple(tuple(port.own) for ports in new.values() for port in ports if port.own),
             changes=self._told(old, new) if delta else Changes(),
+            growth=growth,
         )
 
     def rules(self, name: ServiceName) -> tuple[PortRules, ...]:
@@ -201,6 +209,11 @@ def _own(services: Iterable[tuple[PortRules, ...]]) -> Chains:
     return {
         chain: rules for ports in services for port in ports for chain, rules in port.own.items()
     }
+
+
+def _entries(chains: Chains) -> int:
+    """How many entries chains take in a legacy table: each one has a head and an end, too."""
+    return sum(len(rules) + 2 for rules in chains.values())
 
 
 def _size(ports: tuple[PortRules, ...]) -> int:
