@@ -91,7 +91,8 @@ class Writer:
         """Write what differs, onto the ruleset that was observed.
 
         Raises:
-            StaleError: Somebody has written to nftables since; what came before that is written.
+            StaleError: Somebody has written to nftables since; what came before that is written,
+                and so may be what nft was given.
             RefusedError: nft refused something; ``written`` says what stays.
             ToolError: nft failed.
         """
@@ -149,7 +150,7 @@ class Writer:
             self._require(generation)
         told = "new pick chains, which no packet reaches" if before else ""
         self._tool.load("".join(script(part.by_nft) for part in parts), written=told)
-        written = written.and_then(Written(following(written.generation), (), 1))
+        written = written.and_then(Written(self._loaded(written.generation), (), 1))
         after = [part.after for part in parts if part.after]
         if after:
             sent = self._send([_said(delta) for delta in after], written.generation)
@@ -193,6 +194,14 @@ class Writer:
             outcome.refused,
             outcome.transactions,
         )
+
+    def _loaded(self, generation: int) -> int:
+        """The generation after nft has loaded a script, which it does onto whatever is there."""
+        now = self._link.generation()
+        # Not from the following one: who was there before nft has had that.
+        if now != following(generation) and not still(now, generation, self._vouch):
+            raise StaleError("the ruleset was changed while nft loaded a script; observe again")
+        return now
 
     def _require(self, generation: int) -> None:
         """Nobody has written since; nft itself checks that nobody does while it loads."""

@@ -13,6 +13,7 @@ from netplane.apply.netns import Namespace
 from netplane.apply.nfnetlink import NfnetlinkSocket
 from netplane.apply.nftables import NftablesDataplane
 from netplane.apply.nftables_engine import NftablesEngine
+from netplane.apply.witness import Witness, concern_of
 from netplane.core.model.address import Family
 from netplane.core.model.problem import Problem
 from netplane.core.model.service import ServiceName
@@ -226,6 +227,32 @@ def test_who_writes_between_is_noticed_and_put_right(
     new = msgspec.structs.replace(wanted, slices={**wanted.slices, **slices("web-1", "10.9.9.9")})
     assert_in_place(netns, build_plan(new, NODE))
     assert not engine.change({}, slices("web-2", "10.9.9.8")).observed
+
+
+@pytest.mark.parametrize("told", [False, True], ids=["alone", "with-a-witness"])
+def test_who_writes_before_a_script_is_noticed_and_put_right(
+    netns: Namespace, monkeypatch: pytest.MonkeyPatch, *, told: bool
+) -> None:
+    """nft reads the ruleset itself, later than we did."""
+    sticky = service("web-1", cluster_ips=["172.30.0.2"], sessionAffinity="ClientIP")
+    old, new = snapshot_of(*web(3)), snapshot_of(*web(3)[:2], sticky, *web(3)[3:])
+
+    def run(namespace: Namespace, argv: Sequence[str], *, stdin: bytes = b"") -> tools.Completed:
+        if "-f" in argv:
+            run_nft(netns, "flush chain ip netplane nat-prerouting")
+        return tools.run(namespace, argv, stdin=stdin)
+
+    with (
+        Witness(netns, concern_of("nftables")) as witness,
+        NftablesEngine(netns, NODE, vouch=witness.vouch if told else None) as engine,
+    ):
+        engine.sync(old)
+        with monkeypatch.context() as patch:
+            patch.setattr(nftables_tool, "run", run)
+            engine.change(*difference(old, new))
+        engine.verify()
+        assert_in_place(netns, build_plan(new, NODE))
+        assert not engine.verify().observed
 
 
 def test_a_sync_repairs_and_an_idle_one_writes_nothing(
