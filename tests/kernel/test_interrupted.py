@@ -50,15 +50,17 @@ class Moment(NamedTuple):
 
 
 MOMENTS = (
-    Moment("start", 0.5, alone=False),
     Moment("start", 0.9, alone=True),
     Moment("start", 0.96, alone=False),
-    Moment("start", 0.98, alone=True),
     Moment("write", 0.0, alone=False),
     Moment("write", 0.0, alone=True),
-    Moment("write", 0.02, alone=False),
     Moment("write", 0.05, alone=True),
     Moment("write", 0.2, alone=False),
+)
+MORE_MOMENTS = (
+    Moment("start", 0.5, alone=False),
+    Moment("start", 0.98, alone=True),
+    Moment("write", 0.02, alone=False),
     Moment("write", 0.8, alone=True),
 )
 SERVICES = 150
@@ -167,7 +169,11 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[Mode, Measured]:
     return found
 
 
-@pytest.mark.parametrize("moment", MOMENTS, ids=str)
+@pytest.mark.parametrize(
+    "moment",
+    [*MOMENTS, *(pytest.param(m, marks=pytest.mark.soak) for m in MORE_MOMENTS)],
+    ids=str,
+)
 @pytest.mark.parametrize("mode", MODES)
 def test_killed_apply(
     mode: Mode, moment: Moment, measured: dict[Mode, Measured], tmp_path: Path

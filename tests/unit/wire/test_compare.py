@@ -44,7 +44,7 @@ def labelled(found: dict[Key, Value]) -> dict[Key, Value]:
 
 @pytest.mark.parametrize(("family", "layout"), EVERY_SHAPE, ids=identify)
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_whatever_is_expected_what_is_there_is_told(
     family: Family, layout: SetLayout, data: st.DataObject
 ) -> None:
@@ -133,7 +133,7 @@ def test_elements_of_another_set_are_an_error() -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_hostile_bytes_are_an_error_or_something(data: st.DataObject) -> None:
     layout = LAYOUTS[data.draw(st.sampled_from(sorted(LAYOUTS)))]
     messages = add_elements(layout, V4, data.draw(entries(layout, V4)).items())

@@ -37,7 +37,7 @@ def read(layout: SetLayout, family: Family, bodies: list[bytes]) -> Dump:
 
 @pytest.mark.parametrize(("family", "layout"), EVERY_SHAPE, ids=identify)
 @given(data=st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_what_was_sent_comes_back(family: Family, layout: SetLayout, data: st.DataObject) -> None:
     sent = data.draw(entries(layout, family))
     each = data.draw(st.integers(1, 5))
@@ -152,7 +152,7 @@ def test_verdicts_are_read_alike_fast_and_slowly() -> None:
 
 @pytest.mark.parametrize(("family", "layout"), EVERY_SHAPE, ids=identify)
 @given(data=st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_damaged_bytes_are_an_error_or_nothing(
     family: Family, layout: SetLayout, data: st.DataObject
 ) -> None:
