@@ -12,6 +12,7 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from threading import get_ident
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -33,6 +34,7 @@ class Namespace:
     def __init__(self, name: str | None = None) -> None:
         self.name = name
         self._pool: Worker | None = None
+        self._thread = 0  # the one that is inside
 
     def __enter__(self) -> Self:
         if self.name is not None:
@@ -46,6 +48,7 @@ class Namespace:
             self._pool = Worker(f"netns-{self.name}")
             try:
                 self._pool.submit(_enter, path).result()
+                self._thread = self._pool.submit(get_ident).result()
             except BaseException:
                 self._pool.shutdown()
                 raise
@@ -59,11 +62,14 @@ class Namespace:
     ) -> None:
         if self._pool is not None:
             self._pool.shutdown()
-            self._pool = None
+            self._pool, self._thread = None, 0  # a later thread may have its number
 
     def call(self, function: Callable[[], _T]) -> _T:
-        """Call a function inside the namespace, in its thread; exceptions come through."""
-        if self.name is None:
+        """Call a function inside the namespace, in its thread; exceptions come through.
+
+        What is called there may call again.
+        """
+        if self.name is None or get_ident() == self._thread:
             return function()
         assert self._pool is not None, "use Namespace as a context manager"
         return self._pool.submit(function).result()
@@ -83,6 +89,7 @@ class UnnamedNamespace(Namespace):
         self._pool = Worker("unnamed")
         try:
             self._pool.submit(_unshare).result()
+            self._thread = self._pool.submit(get_ident).result()
         except BaseException:
             self._pool.shutdown()
             raise
