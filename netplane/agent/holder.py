@@ -49,6 +49,12 @@ def reach_agent(namespace: Namespace, *, timeout: float) -> socket.socket | None
     return namespace.call(reach)
 
 
+def keeper_of(namespace: Namespace) -> str:
+    """The agent that keeps a namespace, in words; "" where none does."""
+    pid = namespace.call(_peer)
+    return "" if pid is None else _named(pid)
+
+
 def other_side(connection: socket.socket) -> tuple[int, int]:
     """The process and the user at the other end of a connection, as the kernel knows them."""
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
@@ -73,13 +79,21 @@ def _hold() -> socket.socket:
 
 def _holder() -> str:
     """The process behind the name, as far as it can be told."""
+    pid = _peer()
+    return "it has just ended" if pid is None else _named(pid)
+
+
+def _peer() -> int | None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as asking:
         try:
             asking.settimeout(1.0)
             asking.connect(_NAME)
-            pid, _ = other_side(asking)
+            return other_side(asking)[0]
         except OSError:
-            return "it has just ended"
+            return None
+
+
+def _named(pid: int) -> str:
     try:
         name = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
     except OSError:

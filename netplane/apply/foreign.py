@@ -15,7 +15,7 @@ from netplane.apply.netns import Namespace
 from netplane.apply.nfnetlink import NfnetlinkSocket
 from netplane.apply.tools import find, run
 from netplane.core.model.address import Family
-from netplane.errors import ConflictError, PrivilegeError, ToolError
+from netplane.errors import ApplyError, ConflictError, PrivilegeError, ToolError
 
 _CANARY = "KUBE-PROXY-CANARY"
 _TABLE = "kube-proxy"
@@ -133,7 +133,12 @@ def _legacy_canaries(namespace: Namespace) -> list[Canary]:
 
 
 def legacy_tables(namespace: Namespace, listing: str = "ip_tables_names") -> tuple[str, ...]:
-    """The legacy tables instantiated in a namespace; ``ip6_tables_names`` for IPv6."""
+    """The legacy tables instantiated in a namespace; ``ip6_tables_names`` for IPv6.
+
+    Raises:
+        PrivilegeError: We may not look.
+        ApplyError: It cannot be read.
+    """
 
     def call() -> tuple[str, ...]:
         try:
@@ -145,6 +150,8 @@ def legacy_tables(namespace: Namespace, listing: str = "ip_tables_names") -> tup
         return namespace.call(call)
     except PermissionError as exc:
         raise PrivilegeError(f"cannot read {listing}: {exc.strerror}; run as root") from exc
+    except OSError as exc:
+        raise ApplyError(f"cannot read {listing}: {exc.strerror}") from exc
 
 
 def _processes(namespace: Namespace) -> tuple[int, ...]:

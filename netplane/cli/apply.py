@@ -42,7 +42,7 @@ def _apply(call: options.Call, *, dry_run: bool) -> int:
     from netplane.apply.sync import Sync
     from netplane.cli import log
     from netplane.cli.inputs import read_config, read_snapshot
-    from netplane.cli.report import print_outcome, setting_of, warn_of
+    from netplane.cli.report import print_outcome, setting_of, warn_of, warn_of_agent
 
     snapshot = read_snapshot(call.filenames)
     config = read_config(call, snapshot)
@@ -51,6 +51,7 @@ def _apply(call: options.Call, *, dry_run: bool) -> int:
         sync = Sync(namespace, config, snapshot)
         if dry_run and sync.kube_proxy and not call.take_over:
             log.warn(f"apply would refuse: a kube-proxy programs {namespace}: {sync.kube_proxy}")
+        warn_of_agent(namespace)
         outcome = sync.foresee() if dry_run else sync.commit(take_over=call.take_over)
     _kept[:] = [snapshot, sync]  # until the process ends: see ``main.entry``
     warn_of(sync)

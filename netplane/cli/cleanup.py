@@ -27,6 +27,7 @@ def _cleanup(call: options.Call) -> int:
     from netplane.apply.modes import open_all
     from netplane.apply.netns import Namespace
     from netplane.apply.privilege import require_net_admin
+    from netplane.cli.report import warn_of_agent
 
     require_net_admin()
     removed: list[str] = []
@@ -35,6 +36,7 @@ def _cleanup(call: options.Call) -> int:
             kube_proxy = foreign.find_kube_proxy(namespace)
             if not call.take_over:
                 foreign.refuse(kube_proxy, namespace)
+            warn_of_agent(namespace)
             for name, dataplane in open_all(namespace):
                 removed += [f"{name}: {text}" for text in dataplane.cleanup()]
             removed += foreign.take_over(namespace, kube_proxy)

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from netplane.agent.agent_status import AgentStatus
+from netplane.agent.holder import keeper_of
 from netplane.apply.flows import Flow
+from netplane.apply.netns import Namespace
 from netplane.apply.sync import Outcome, Sync
 from netplane.cli import log
 from netplane.cli.options import Call
@@ -109,6 +111,16 @@ def name_problems(problems: Iterable[Problem]) -> None:
     """Name every refused object on stderr."""
     for problem in problems:
         log.warn(f"refused: {problem}")
+
+
+def warn_of_agent(namespace: Namespace) -> None:
+    """Say that an agent will soon undo what is done here, where one runs."""
+    agent = keeper_of(namespace)
+    if agent:
+        log.warn(
+            f"an agent keeps {namespace}, {agent}: it will soon make it again what its own source "
+            "says. Stop it first"
+        )
 
 
 def warn_of(sync: Sync) -> None:
