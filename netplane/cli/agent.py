@@ -32,6 +32,7 @@ def command(
     /,
     *,
     kubeconfig: str | None,
+    context: str | None,
     install_systemd: bool,
     metrics_top_services: int,
     **_: object,
@@ -48,6 +49,8 @@ def command(
     config = read_config(call)
     if call.filenames and kubeconfig:
         raise click.UsageError("-f and --kubeconfig: the cluster's state comes from one of them")
+    if context and (call.filenames or not (kubeconfig or config.kubeconfig)):
+        raise click.UsageError("--context: it names a context of a kubeconfig; give --kubeconfig")
     if install_systemd:
         return _install(ctx, call, config)
     from netplane.agent.node_agent import Settings, run
@@ -56,7 +59,7 @@ def command(
         Settings(
             config=config,
             netns=call.netns,
-            make_source=_source(call, config, kubeconfig),
+            make_source=_source(call, config, kubeconfig, context),
             take_over=call.take_over,
             log_json=ctx.params["log_format"] == "json",
             verbose=bool(call.verbose),
@@ -67,7 +70,7 @@ def command(
 
 
 def _source(
-    call: options.Call, config: Config, kubeconfig: str | None
+    call: options.Call, config: Config, kubeconfig: str | None, context: str | None
 ) -> Callable[[Journal], Source]:
     """What makes the source that the options name."""
     if call.filenames:
@@ -75,8 +78,8 @@ def _source(
         return lambda journal: _directory_source(paths, config, journal)
     from netplane.agent.kubeconfig import in_cluster, read_kubeconfig
 
-    path = kubeconfig or config.kubeconfig
-    access = read_kubeconfig(Path(path)) if path else in_cluster(os.environ)
+    path, context = kubeconfig or config.kubeconfig, context or ""
+    access = read_kubeconfig(Path(path), context=context) if path else in_cluster(os.environ)
 
     def make(journal: Journal) -> Source:
         import random

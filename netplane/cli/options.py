@@ -134,6 +134,11 @@ agent = _stack(
         help="How to reach the API server (default without -f: as a pod in the cluster).",
     ),
     _option(
+        "--context",
+        metavar="NAME",
+        help="Which context of the kubeconfig (default: its current-context).",
+    ),
+    _option(
         "--metrics-bind-address",
         metavar="ADDRESS:PORT",
         help="Where metrics are served (default: 127.0.0.1:10249; '' nowhere).",

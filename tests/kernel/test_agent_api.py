@@ -44,6 +44,11 @@ class Cluster(NamedTuple):
     kubeconfig: Path
     token_file: Path
 
+    @property
+    def options(self) -> list[str]:
+        """What an agent needs to be told; the kubeconfig's current context leads nowhere."""
+        return ["--kubeconfig", str(self.kubeconfig), "--context", "main"]
+
 
 @contextlib.contextmanager
 def _cluster(
@@ -82,13 +87,17 @@ def _kubeconfig(url: str, pair: Pair, token_file: Path) -> str:
         {
             "apiVersion": "v1",
             "kind": "Config",
-            "current-context": "main",
-            "contexts": [{"name": "main", "context": {"cluster": "main", "user": "main"}}],
+            "current-context": "away",
+            "contexts": [
+                {"name": name, "context": {"cluster": name, "user": "main"}}
+                for name in ("away", "main")
+            ],
             "clusters": [
+                {"name": "away", "cluster": {"server": "https://127.0.0.1:9"}},
                 {
                     "name": "main",
                     "cluster": {"server": url, "certificate-authority": str(pair.certificate)},
-                }
+                },
             ],
             "users": [{"name": "main", "user": {"tokenFile": str(token_file)}}],
         }
@@ -100,7 +109,7 @@ def _agent(
     cluster: Cluster, folder: Path, mode: str, *, hasty: bool = True
 ) -> Iterator[AgentProcess]:
     program = _HASTY if hasty else ("-m", "netplane")
-    options = ["--kubeconfig", str(cluster.kubeconfig), "--mode", mode, "-v"]
+    options = [*cluster.options, "--mode", mode, "-v"]
     said = folder / "said.log"
     with running_agent(cluster.namespace, said, *options, program=program) as agent:
         agent.until(lambda: agent.healthy)
@@ -170,8 +179,7 @@ def test_a_server_that_hangs_is_found_out(netns: Namespace, tmp_path: Path) -> N
     )
     with _cluster(netns, tmp_path, bookmarks=60.0) as cluster:
         _fill(cluster.server, 3)
-        options = ["--kubeconfig", str(cluster.kubeconfig), "--config", str(config)]
-        options += ["--mode", "nftables"]
+        options = [*cluster.options, "--config", str(config), "--mode", "nftables"]
         with running_agent(netns, tmp_path / "said.log", *options) as agent:
             agent.until(lambda: agent.healthy)
             with cluster.server.hanging():
@@ -189,7 +197,7 @@ def test_without_an_api_server_it_waits_and_costs_nothing(
 ) -> None:
     with _cluster(netns, tmp_path) as cluster:
         _fill(cluster.server, 3)
-        options = ["--kubeconfig", str(cluster.kubeconfig), "--mode", "nftables"]
+        options = [*cluster.options, "--mode", "nftables"]
         with cluster.server.away(), running_agent(netns, tmp_path / "said.log", *options) as agent:
             agent.until(lambda: "not reached" in agent.said)
             before = agent.cpu_seconds()

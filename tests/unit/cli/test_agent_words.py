@@ -22,6 +22,10 @@ _HERE = Path.cwd()
             [f"--filename={_HERE}/manifests", "--filename=/etc/more"],
         ),
         (["--kubeconfig", "kube.conf"], [f"--kubeconfig={_HERE}/kube.conf"]),
+        (
+            ["--kubeconfig", "/kube.conf", "--context", "blue"],
+            ["--kubeconfig=/kube.conf", "--context=blue"],
+        ),
         (["--metrics-bind-address", ""], ["--metrics-bind-address="]),
         (["--metrics-top-services", "0"], ["--metrics-top-services=0"]),
         (["--masquerade-all"], ["--masquerade-all=true"]),
