@@ -52,6 +52,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
         collisions: What Services lost to others.
         health_checks: What health check node ports are to answer.
         observed: The kernel was read, not only written.
+        mended: A look found rules that were not as we had left them.
         disturbed: Somebody else may have written meanwhile: there is something to look at.
         also: What else was changed, in words.
         flows: UDP conntrack entries deleted.
@@ -71,6 +72,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     collisions: tuple[Problem, ...]
     health_checks: tuple[HealthCheck, ...]
     observed: bool
+    mended: bool = False
     disturbed: bool = False
     also: tuple[str, ...] = ()
     flows: tuple[Flow, ...] = ()
@@ -159,11 +161,11 @@ class Keeper:
         engine = self._engine or self._open(node)
         turned = node != engine.planner.node
         owed, self._flows.owed = self._flows.owed, True  # by a write that fails half-way
-        applied = self._write(engine, node, look=look)
+        applied, mended = self._write(engine, node, look=look)
         self._written = True
         # While rules of ours were not what they should be, flows of any Service may have begun.
-        mended = applied.observed and bool(applied.changes)
-        self._flows.owed = owed or turned or mended
+        amiss = applied.observed and bool(applied.changes)
+        self._flows.owed = owed or turned or amiss
         after = FollowUp()
         if look:
             after.set_parameters(self._namespace, node)
@@ -173,7 +175,7 @@ class Keeper:
             rival = KubeProxy()  # one that was to be taken over is none; one that goes on is
         everything = look and self._flows.owed
         took = self._flows.clean(engine.planner, applied, after, everything=everything)
-        self._flows.owed |= mended
+        self._flows.owed |= amiss
         return Kept(
             node=node,
             turned=turned,
@@ -183,6 +185,7 @@ class Keeper:
             collisions=engine.planner.collisions,
             health_checks=engine.planner.health_checks,
             observed=applied.observed,
+            mended=mended,
             disturbed=applied.disturbed,
             also=tuple(after.also),
             flows=tuple(after.flows),
@@ -203,9 +206,13 @@ class Keeper:
         mode = self._config.mode
         return leftovers(mode, open_mode(mode, self._namespace), self._namespace)
 
-    def _write(self, engine: Engine, node: NodeView, *, look: bool) -> Applied:
-        """Hand over what has changed; from then on it is the engine that owes it."""
-        observed = False
+    def _write(self, engine: Engine, node: NodeView, *, look: bool) -> tuple[Applied, bool]:
+        """Hand over what has changed; from then on it is the engine that owes it.
+
+        Returns:
+            What was done, and whether a look had to mend something.
+        """
+        observed = mended = False
         if node != engine.planner.node:
             self._untold = told_with(self._untold, engine.turn_to(node))
         services, self._services = self._services, {}
@@ -216,7 +223,9 @@ class Keeper:
             self._untold = told_with(self._untold, changed)
         # A change trusts that what was written before is there still, so it is no look.
         if look and not observed:
-            self._untold = told_with(self._untold, engine.verify())
+            looked = engine.verify()
+            mended = bool(looked.changes)
+            self._untold = told_with(self._untold, looked)
         applied, self._untold = self._untold, None
         assert applied is not None, "there was a change or a look"
-        return applied
+        return applied, mended

@@ -127,7 +127,7 @@ class Loop:
         except (ApplyError, WireError) as exc:
             self._failed(exc, full=look)
             return
-        await self._succeeded(kept, self._parts.clocks.monotonic() - begin, change)
+        await self._succeeded(kept, self._parts.clocks.monotonic() - begin)
 
     async def _work(self, *, look: bool) -> Kept:
         """Have one pass done, and turn meanwhile: a large one takes minutes in iptables mode."""
@@ -181,10 +181,10 @@ class Loop:
         self._measures.failed(parts.keeper.families, full=full)
         self._measures.owed(parts.ledger)
 
-    async def _succeeded(self, kept: Kept, seconds: float, change: ClusterChange | None) -> None:
+    async def _succeeded(self, kept: Kept, seconds: float) -> None:
         parts = self._parts
-        expected = change or kept.replanned or kept.turned or self._pacer.retrying
-        repaired = not expected and self._passes > 0
+        # What failed before is made good by looks, too.
+        repaired = kept.mended and self._passes > 0 and not self._pacer.retrying
         fresh = parts.ledger.settled(kept.refused, kept.collisions)
         parts.health.verified()
         parts.health.rival(kept.rival)
@@ -209,7 +209,7 @@ class Loop:
     ) -> None:
         """Say in words what a pass did."""
         journal = self._parts.journal
-        if repaired and kept.changes:
+        if repaired:
             self._measures.repaired(self._parts.keeper.families, seconds)
             journal.warning(
                 "repaired",
