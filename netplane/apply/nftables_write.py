@@ -3,7 +3,8 @@
 a table that is not there     nft loads the program, small whatever the cluster; then everything
                               else follows by netlink, data before the verdicts
 a change of elements, picks   netlink alone
-the program, sticky chains    nft, with the elements that belong to them in its transaction
+sticky chains                 nft, before the elements that lead to them by netlink
+the program                   nft, with everything that changes in its transaction
 a layout that is replaced     nft, everything in one transaction
 """
 
@@ -23,7 +24,14 @@ from netplane.apply.nfnetlink_errors import Refusal
 from netplane.apply.nftables_tool import NftTool
 from netplane.apply.threads import Worker
 from netplane.core.model.address import Family
-from netplane.core.nftables.diff import Delta, is_elementary, made_by_nft, picks_apart, postponed
+from netplane.core.nftables.diff import (
+    Delta,
+    is_elementary,
+    made_by_nft,
+    picks_apart,
+    postponed,
+    staged,
+)
 from netplane.core.nftables.layout import SETS
 from netplane.core.nftables.observed import Counts
 from netplane.core.nftables.record import NOTHING, Record, Wanted, write_record
@@ -146,16 +154,24 @@ class Writer:
         before = [part.before for part in parts if part.before]
         if before:
             written = self._send([_said(delta) for delta in before], generation)
-        else:
-            self._require(generation)
         told = "new pick chains, which no packet reaches" if before else ""
-        self._tool.load("".join(script(part.by_nft) for part in parts), written=told)
-        written = written.and_then(Written(self._loaded(written.generation), (), 1))
+        written = self._load([part.by_nft for part in parts], written, told)
         after = [part.after for part in parts if part.after]
         if after:
             sent = self._send([_said(delta) for delta in after], written.generation)
             written = written.and_then(sent)
-        return written
+        told = "everything but that sets go which nothing uses any more"
+        return self._load([part.last for part in parts], written, told)
+
+    def _load(self, deltas: Sequence[Delta], written: Written, told: str) -> Written:
+        """Have nft write what there is; ``told`` says in words what was written before."""
+        text = "".join(map(script, deltas))
+        if not text:
+            return written
+        if not written.transactions:
+            self._require(written.generation)
+        self._tool.load(text, written=told)
+        return written.and_then(Written(self._loaded(written.generation), (), 1))
 
     def _counts(self, delta: Delta) -> dict[str, Counts]:
         """What elements that move have counted, by set, and by key and slot they move to.
@@ -210,11 +226,12 @@ class Writer:
 
 
 class _Parts(NamedTuple):
-    """A delta that takes nft: what netlink says before, what nft says, what netlink says after."""
+    """A delta that takes nft, in the order it is written: by netlink what is before and after."""
 
     before: Delta
     by_nft: Delta
     after: Delta
+    last: Delta
 
     @classmethod
     def of(cls, delta: Delta) -> _Parts:
@@ -222,9 +239,11 @@ class _Parts(NamedTuple):
         nothing = Delta(family=delta.family)
         if delta.create:
             by_nft, after = made_by_nft(delta)
-            return cls(nothing, by_nft, after)
+            return cls(nothing, by_nft, after, nothing)
         before, rest = picks_apart(delta)
-        return cls(before, rest, nothing)
+        if rest.delete_table or rest.program:
+            return cls(before, rest, nothing, nothing)
+        return cls(before, *staged(rest))
 
 
 def _ahead(series: Iterator[list[Message]]) -> Iterator[list[Message]]:
@@ -251,10 +270,15 @@ def _messages(
     chains = new_chains(delta.family, delta.chains)
     if chains is None:
         return None
-    flushed = [delete_chain(delta.family, name)[0] for name in delta.flush_chains]
+    flushes = {name: delete_chain(delta.family, name)[0] for name in delta.flush_chains}
+    written = [flushes.pop(name) for name in delta.chains if name in flushes]
     gone = [m for name in delta.delete_chains for m in delete_chain(delta.family, name)]
     return transactions(
-        delta.family, delta.elements, before=[*flushed, *chains], after=gone, counts=counts
+        delta.family,
+        delta.elements,
+        before=[*written, *chains],
+        after=[*flushes.values(), *gone],
+        counts=counts,
     )
 
 

@@ -95,7 +95,7 @@ def half_services(held: dict[str, object]) -> list[str]:
 
 
 def _half_picks(program: dict[str, list[str]]) -> Iterator[str]:
-    """Frontends that pick among so many slots and do not have just those."""
+    """Frontends that pick among so many slots and do not have them all; those beyond may wait."""
     for verdicts, endpoints in (("services", "endpoints"), ("nodeports", "nodeport-endpoints")):
         slots = dict(line.split(": slots ") for line in program[f"map {endpoints}"][1:])
         for line in program[f"map {verdicts}"][1:]:
@@ -104,7 +104,7 @@ def _half_picks(program: dict[str, list[str]]) -> Iterator[str]:
             if picked is None:
                 continue
             frontend = json.dumps(key.get("elem", {"val": key})["val"]["concat"])
-            wanted = str(list(range(int(picked[1]))))
+            wanted = str(list(range(int(picked[1])))).rstrip("]")
             if not slots.get(frontend, "").startswith(wanted):
                 yield f"{frontend} wants the slots {wanted}, has {slots.get(frontend)}"
 

@@ -203,6 +203,31 @@ def made_by_nft(delta: Delta) -> tuple[Delta, Delta]:
     return by_nft, Delta(family=delta.family, chains=picks, elements=delta.elements)
 
 
+def staged(delta: Delta) -> tuple[Delta, Delta, Delta]:
+    """What comes and nothing leads to yet; what leads there or not any more; and sets that go.
+
+    A packet that is on its way while one transaction does it all could be led by what it has seen
+    before to what is gone, or not there yet for it (``wire_transactions``). What changes a set's
+    timeout, which makes it anew under its name, has to be one.
+    """
+    nothing = Delta(family=delta.family)
+    if not delta.add_affinity_sets.keys().isdisjoint(delta.delete_affinity_sets):
+        return delta, nothing, nothing
+    come = Delta(
+        family=delta.family,
+        flush_chains=tuple(name for name in delta.flush_chains if name in delta.chains),
+        add_affinity_sets=delta.add_affinity_sets,
+        chains=delta.chains,
+    )
+    lead = Delta(
+        family=delta.family,
+        flush_chains=tuple(name for name in delta.flush_chains if name not in delta.chains),
+        delete_chains=delta.delete_chains,
+        elements=delta.elements,
+    )
+    return come, lead, Delta(family=delta.family, delete_affinity_sets=delta.delete_affinity_sets)
+
+
 def is_elementary(delta: Delta) -> bool:
     """Whether only elements and chains change: what netlink messages of ours may say."""
     return not (

@@ -66,13 +66,20 @@ Elements: TypeAlias = dict[str, dict[Key, Value]]
 
 
 class SetLayout(msgspec.Struct, frozen=True):
-    """One named set or map of the table; ``counter``: each element counts packets and bytes."""
+    """One named set or map of the table.
+
+    Attributes:
+        counter: Each element counts packets and bytes.
+        interval: Its keys end with a range.
+        led_to: A packet looks into it because it has found something in another one.
+    """
 
     name: str
     keys: Keys
     values: Values = Values.NONE
     counter: bool = False
     interval: bool = False
+    led_to: bool = False
 
 
 #: In the order they are written: data before the verdicts that make it reachable.
@@ -80,16 +87,16 @@ SETS: tuple[SetLayout, ...] = (
     SetLayout("cluster-ips", Keys.ADDRESS),
     SetLayout("nodeport-ips", Keys.ADDRESS),
     SetLayout("hairpin", Keys.FLOW),
-    SetLayout("allowed-sources", Keys.SOURCE, interval=True),
+    SetLayout("allowed-sources", Keys.SOURCE, interval=True, led_to=True),
     SetLayout("restricted", Keys.FRONTEND),
-    SetLayout("endpoints", Keys.FRONTEND, Values.SLOTS, counter=True),
-    SetLayout("local-endpoints", Keys.FRONTEND, Values.SLOTS, counter=True),
-    SetLayout("nodeport-endpoints", Keys.PORT, Values.SLOTS, counter=True),
-    SetLayout("nodeport-local-endpoints", Keys.PORT, Values.SLOTS, counter=True),
-    SetLayout("cluster-choice", Keys.FRONTEND, Values.VERDICT),
-    SetLayout("local-choice", Keys.FRONTEND, Values.VERDICT),
-    SetLayout("nodeport-cluster-choice", Keys.PORT, Values.VERDICT),
-    SetLayout("nodeport-local-choice", Keys.PORT, Values.VERDICT),
+    SetLayout("endpoints", Keys.FRONTEND, Values.SLOTS, counter=True, led_to=True),
+    SetLayout("local-endpoints", Keys.FRONTEND, Values.SLOTS, counter=True, led_to=True),
+    SetLayout("nodeport-endpoints", Keys.PORT, Values.SLOTS, counter=True, led_to=True),
+    SetLayout("nodeport-local-endpoints", Keys.PORT, Values.SLOTS, counter=True, led_to=True),
+    SetLayout("cluster-choice", Keys.FRONTEND, Values.VERDICT, led_to=True),
+    SetLayout("local-choice", Keys.FRONTEND, Values.VERDICT, led_to=True),
+    SetLayout("nodeport-cluster-choice", Keys.PORT, Values.VERDICT, led_to=True),
+    SetLayout("nodeport-local-choice", Keys.PORT, Values.VERDICT, led_to=True),
     SetLayout("no-endpoints", Keys.FRONTEND, Values.VERDICT),
     SetLayout("no-endpoint-nodeports", Keys.PORT, Values.VERDICT),
     SetLayout("services", Keys.FRONTEND, Values.VERDICT, counter=True),

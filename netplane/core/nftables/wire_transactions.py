@@ -1,7 +1,13 @@
 """A table's change as a series of transactions of bounded size, each a safe state to stay in.
 
-One transaction is best: nothing is ever half done. But the kernel lets nobody else change nftables
-while it takes one, so a large change is cut. The cut keeps three promises:
+A packet looks into several sets one after the other, and each look sees them as they are then
+(nft_genmask_cur): a commit may fall between two. So even a small change may be no single one. What
+a packet is led to by what it has seen before goes in the next transaction, when nothing leads
+there any more; and chains come before the first verdict that leads to them, since a packet keeps
+to the rules of the generation it began with (nft_do_chain), in which a chain that comes is empty.
+
+The kernel lets nobody else change nftables while it takes a transaction, so a large change is cut
+further. The cut keeps three promises:
 
 - data before the verdict that makes it reachable, and the reverse on removal: first everything
   that is added or replaced, in the order of SETS, then everything that goes, in reverse order;
@@ -13,8 +19,10 @@ while it takes one, so a large change is cut. The cut keeps three promises:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Final, TypeVar
+
+import msgspec
 
 from netplane.core.model.address import Family
 from netplane.core.nftables.diff import ElementDelta
@@ -55,26 +63,56 @@ def transactions(  # noqa: PLR0913 (each is a fact of its own about one change)
     Args:
         family: Of the table.
         elements: By set name, what changes.
-        before: Messages that make chains; in the first transaction.
-        after: Messages that delete chains; in the last one.
+        before: Messages that make chains; a transaction of their own.
+        after: Messages that empty and delete chains; in the last one.
         counts: By set name, what elements that are added have counted in another place.
-        limit: Elements per transaction. A change of fewer is one transaction, and so is one that
-            empties a set first.
+        limit: Elements per transaction. A change that empties a set first is one transaction
+            nevertheless.
     """
     layouts = [layout for layout in SETS if layout.name in elements]
-    whole = any(delta.flush for delta in elements.values())
-    if whole or sum(map(_operations, elements.values())) <= limit:
-        messages = [*before]
+    if any(delta.flush for delta in elements.values()):
+        yield [
+            *before,
+            *chain.from_iterable(
+                _at_once(family, layout, elements[layout.name], counts.get(layout.name, {}))
+                for layout in layouts
+            ),
+            *after,
+        ]
+        return
+    if before:
+        yield [*before]
+    if sum(map(_operations, elements.values())) <= limit:
+        first: list[Message] = []
+        second: list[Message] = []
         for layout in layouts:
-            told = counts.get(layout.name, {})
-            messages += _at_once(family, layout, elements[layout.name], told)
-        messages += after
-        if messages:
-            yield messages
+            delta, later = _parted(layout, elements[layout.name])
+            first += _at_once(family, layout, delta, counts.get(layout.name, {}))
+            if later is not None:
+                second += _at_once(family, layout, later, {})
+        second += after
+        yield from filter(None, (first, second))
         return
     deltas = [(layout, elements[layout.name], counts.get(layout.name, {})) for layout in layouts]
-    units = _units(family, deltas)
-    yield from _packed(before, units, after, limit)
+    yield from _packed(_units(family, deltas), after, limit)
+
+
+def _parted(layout: SetLayout, delta: ElementDelta) -> tuple[ElementDelta, ElementDelta | None]:
+    """A set's change, and what of it has to wait for packets that have been led to it."""
+    if not layout.led_to or not (delta.delete or delta.delete_slots):
+        return delta, None
+    replaced = _replaced(layout, delta)
+    taken = {(key, slot) for key, slot, _ in delta.add_slots}
+    later = ElementDelta(
+        delete=[row for row in delta.delete if _owner(layout, row[0]) not in replaced],
+        delete_slots=[row for row in delta.delete_slots if row not in taken],
+    )
+    now = msgspec.structs.replace(
+        delta,
+        delete=[row for row in delta.delete if _owner(layout, row[0]) in replaced],
+        delete_slots=[row for row in delta.delete_slots if row in taken],
+    )
+    return now, later or None
 
 
 def _operations(delta: ElementDelta) -> int:
@@ -183,13 +221,11 @@ def _chunks(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
 
 
 def _packed(
-    before: Sequence[Message],
-    units: Iterator[list[Message]],
-    after: Sequence[Message],
-    limit: int,
+    units: Iterator[list[Message]], after: Sequence[Message], limit: int
 ) -> Iterator[list[Message]]:
     """Fill transactions with whole units."""
-    waiting, count = [*before], 0
+    waiting: list[Message] = []
+    count = 0
     for unit in units:
         size = sum(message.elements for message in unit)
         if count and count + size > limit:

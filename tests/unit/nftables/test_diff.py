@@ -19,6 +19,7 @@ from netplane.core.nftables.diff import (
     picks_apart,
     place,
     postponed,
+    staged,
 )
 from netplane.core.nftables.layout import Key, Ruleset, Value, Verdict
 from netplane.core.nftables.listing import read_listing
@@ -232,6 +233,31 @@ def test_what_goes_last_can_be_postponed() -> None:
     assert now.delete_chains == ()
     assert set(later.delete_chains) == picks
     assert later == Delta(family=Family.IPV4, delete_chains=later.delete_chains)
+
+
+def test_what_comes_is_there_before_anything_leads_to_it() -> None:
+    plain = compiled(port("web", cluster=(A, B)))
+    sticky = compiled(port("web", cluster=(A, B), affinity_seconds=9))
+    come, lead, gone = staged(diff(sticky, as_observed(plain)))
+    assert set(come.chains) == set(sticky.chains) - set(plain.chains)
+    assert come.add_affinity_sets == sticky.affinity_sets
+    assert not come.elements
+    assert is_elementary(lead)
+    assert lead.elements
+    assert not gone
+    come, lead, gone = staged(diff(plain, as_observed(sticky)))
+    assert is_elementary(lead)
+    assert set(sticky.chains) - set(plain.chains) <= set(lead.delete_chains)
+    assert set(gone.delete_affinity_sets) == set(sticky.affinity_sets)
+    assert gone == Delta(family=Family.IPV4, delete_affinity_sets=gone.delete_affinity_sets)
+
+
+def test_a_timeout_that_changes_is_one_transaction() -> None:
+    """Its sets are made anew under their names, so their users have to go with them."""
+    old = compiled(port("web", cluster=(A, B), affinity_seconds=9))
+    delta = diff(compiled(port("web", cluster=(A, B), affinity_seconds=10)), as_observed(old))
+    nothing = Delta(family=Family.IPV4)
+    assert staged(delta) == (delta, nothing, nothing)
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -118,9 +118,44 @@ def test_every_transaction_leaves_every_frontend_whole(
 
 def test_a_small_change_is_one_transaction() -> None:
     delta = ElementDelta(add=[(("10.96.0.1", 6, 80), Verdict("drop"))])
+    (messages,) = transactions(FAMILY, {"services": delta})
+    assert [message.elements for message in messages] == [1]
+
+
+def test_chains_come_before_what_leads_to_them_and_go_after() -> None:
+    delta = ElementDelta(add=[(("10.96.0.1", 6, 80), Verdict("drop"))])
     before, after = [new_chain(FAMILY, "pick-1")], delete_chain(FAMILY, "pick-2")
-    (messages,) = transactions(FAMILY, {"services": delta}, before=before, after=after)
-    assert [message.chain for message in messages] == ["pick-1", "", "pick-2", "pick-2"]
+    come, lead, go = transactions(FAMILY, {"services": delta}, before=before, after=after)
+    assert [message.chain for message in come] == ["pick-1"]
+    assert [message.layout and message.layout.name for message in lead] == ["services"]
+    assert [message.chain for message in go] == ["pick-2", "pick-2"]
+
+
+def test_what_packets_are_led_to_goes_when_nothing_leads_there() -> None:
+    """One endpoint less: the last one moves into its slot, and its own goes afterwards."""
+    key = ("10.96.0.1", 6, 80)
+    deltas = {
+        "allowed-sources": ElementDelta(delete=[((*key, "10.0.0.0/8"), None)]),
+        "restricted": ElementDelta(delete=[(key, None)]),
+        "endpoints": ElementDelta(
+            delete_slots=[(key, 0), (key, 2)], add_slots=[(key, 0, Backend("10.0.0.3", 80))]
+        ),
+        "services": ElementDelta(
+            delete=[(key, Verdict("goto", "pick-3"))], add=[(key, Verdict("goto", "pick-2"))]
+        ),
+    }
+    first, second = transactions(FAMILY, deltas)
+    assert [(m.layout and m.layout.name, m.kind.name[8:11]) for m in first] == [
+        ("restricted", "DEL"),
+        ("endpoints", "DEL"),
+        ("endpoints", "NEW"),
+        ("services", "DEL"),
+        ("services", "NEW"),
+    ]
+    assert [(m.layout and m.layout.name, m.kind.name[8:11], m.elements) for m in second] == [
+        ("allowed-sources", "DEL", 1),
+        ("endpoints", "DEL", 1),
+    ]
 
 
 def test_no_change_is_no_transaction() -> None:
