@@ -102,11 +102,12 @@ def test_many_health_check_ports_need_no_higher_limit_from_outside(
 
 
 def _install(*options: str) -> subprocess.CompletedProcess[str]:
-    """Install the unit where nobody else sees it."""
-    netplane = f"exec {sys.executable} -m netplane agent --install-systemd"
-    script = f'mount -t tmpfs none /etc && {netplane} "$@"'
+    """Install the unit where nobody else sees it; of a program that is not in /tmp."""
+    netplane = f"/mnt/bin/{Path(sys.executable).name} -m netplane agent --install-systemd"
+    mounts = 'mount --bind "$0" /mnt && mount -t tmpfs none /etc'
+    script = f'{mounts} && exec {netplane} --node node-1 "$@"'
     return subprocess.run(
-        ["unshare", "--mount", "sh", "-c", script, "sh", "--node", "node-1", *options],
+        ["unshare", "--mount", "sh", "-c", script, sys.prefix, *options],
         capture_output=True,
         text=True,
         check=False,
