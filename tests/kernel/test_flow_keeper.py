@@ -21,11 +21,11 @@ from netplane.apply.netns import Namespace
 from netplane.apply.sync import view_for
 from netplane.config import Config, Setting, resolve
 from netplane.core.model.address import Family
-from netplane.core.model.documents import parse
 from netplane.errors import ApplyError, BusyError
 from tests.support.host_iptables import break_program, use_iptables
-from tests.support.manifests import Object, endpoint_slice, kube_list, service
+from tests.support.manifests import Object, endpoint_slice, service
 from tests.support.netns import ip, run_tool
+from tests.support.snapshots import cluster_change
 
 pytestmark = pytest.mark.kernel
 
@@ -50,15 +50,6 @@ def node(netns: Namespace) -> Namespace:
     lines += ["addr add 192.0.2.1/24 dev out0", "link set out0 up"]
     ip("-n", str(netns), batch=[*lines, "route add 172.30.0.0/16 dev out0"])
     return netns
-
-
-def _cluster(state: ClusterState, *objects: Object) -> ClusterChange:
-    """What changed when these objects were made so."""
-    for manifest in parse(kube_list(*objects), origin="test"):
-        state.upsert(manifest)
-    change = state.take()
-    assert change is not None
-    return change
 
 
 def _dns() -> Object:
@@ -98,12 +89,12 @@ def _kept(keeper: Keeper, change: ClusterChange | None = None, *, look: bool = F
 def test_a_flow_follows_its_service(node: Namespace, config: Config) -> None:
     state = ClusterState("node-1")
     with Keeper(node, config) as keeper, _asking(node) as ask:
-        _kept(keeper, _cluster(state, _dns(), _ends("10.244.1.7")), look=True)
+        _kept(keeper, cluster_change(state, _dns(), _ends("10.244.1.7")), look=True)
         ask()
         assert _answering(node) == ["10.244.1.7"]
-        kept = _kept(keeper, _cluster(state, _ends("10.244.1.7", "10.244.1.8")))
+        kept = _kept(keeper, cluster_change(state, _ends("10.244.1.7", "10.244.1.8")))
         assert kept.flows == (), "an endpoint more is no reason to end a flow"
-        kept = _kept(keeper, _cluster(state, _ends("10.244.1.8")))
+        kept = _kept(keeper, cluster_change(state, _ends("10.244.1.8")))
         assert [flow.answers for flow in kept.flows] == ["10.244.1.7"]
         assert Family.IPV4 in kept.flow_seconds
         ask()
@@ -116,8 +107,8 @@ def test_a_flow_from_before_the_first_endpoint_is_ended(node: Namespace, config:
         _kept(keeper, look=True)  # from here on the kernel tracks connections
         ask()  # nobody translates it: it leaves the node, and its entry would stay for ever
         assert _answering(node) == [_DNS]
-        _kept(keeper, _cluster(state, _dns()), look=True)
-        _kept(keeper, _cluster(state, _ends("10.244.1.7")))
+        _kept(keeper, cluster_change(state, _dns()), look=True)
+        _kept(keeper, cluster_change(state, _ends("10.244.1.7")))
         assert _answering(node) == []
         ask()
         assert _answering(node) == ["10.244.1.7"]
@@ -126,7 +117,7 @@ def test_a_flow_from_before_the_first_endpoint_is_ended(node: Namespace, config:
 def test_a_flow_to_a_deleted_service_is_ended(node: Namespace, config: Config) -> None:
     state = ClusterState("node-1")
     with Keeper(node, config) as keeper, _asking(node) as ask:
-        _kept(keeper, _cluster(state, _dns(), _ends("10.244.1.7")), look=True)
+        _kept(keeper, cluster_change(state, _dns(), _ends("10.244.1.7")), look=True)
         ask()
         for kind, name in (("Service", "dns"), ("EndpointSlice", "dns-ipv4")):
             state.delete(ObjectKey(kind, "default", name))
@@ -140,9 +131,9 @@ def test_a_packet_on_its_way_while_the_rules_changed_is_found_by_the_next_look(
 ) -> None:
     state = ClusterState("node-1")
     with Keeper(node, config) as keeper, _asking(node) as ask:
-        _kept(keeper, _cluster(state, _dns(), _ends("10.244.1.7")), look=True)
+        _kept(keeper, cluster_change(state, _dns(), _ends("10.244.1.7")), look=True)
         ask()
-        _kept(keeper, _cluster(state, _ends("10.244.1.8")))
+        _kept(keeper, cluster_change(state, _ends("10.244.1.8")))
         _translated_late(node)
         assert _answering(node) == ["10.244.1.7"]
         assert _kept(keeper).flows == (), "without a change nothing is judged"
@@ -165,7 +156,7 @@ def test_a_flow_that_began_while_the_rules_were_gone_is_ended(
     run_tool(["nft", _TRACKING], inside=node)
     state = ClusterState("node-1")
     with Keeper(node, config) as keeper, _asking(node) as ask:
-        _kept(keeper, _cluster(state, _dns(), _ends("10.244.1.7")), look=True)
+        _kept(keeper, cluster_change(state, _dns(), _ends("10.244.1.7")), look=True)
         _kept(keeper, look=True)
         run_tool(flush.split(), inside=node)
         ask()
@@ -189,7 +180,7 @@ def test_a_flow_that_began_when_half_was_written_is_ended(
     def ends(host: int) -> ClusterChange:
         addresses = {"IPv4": f"10.244.1.{host}", "IPv6": f"fd00:244::{host}"}
         slices = [endpoint_slice("dns", [a], ports=_PORTS, family=f) for f, a in addresses.items()]
-        return _cluster(state, dns, *slices)
+        return cluster_change(state, dns, *slices)
 
     with Keeper(node, config) as keeper, _asking(node) as ask:
         _kept(keeper, ends(7), look=True)
@@ -224,7 +215,7 @@ class _Reluctant(Namespace):
 
 def test_what_failed_is_tried_again_until_it_is_done(node: Namespace, config: Config) -> None:
     state = ClusterState("node-1")
-    change = _cluster(state, _dns(), _ends("10.244.1.7"))
+    change = cluster_change(state, _dns(), _ends("10.244.1.7"))
     view = view_for(config, None, tuple)
     reluctant = _Reluctant(node)
     keeper = FlowKeeper(reluctant)
@@ -237,7 +228,7 @@ def test_what_failed_is_tried_again_until_it_is_done(node: Namespace, config: Co
         )
         assert not keeper.owed
         ask()
-        change = _cluster(state, _ends("10.244.1.8"))
+        change = cluster_change(state, _ends("10.244.1.8"))
         reluctant.refusals = 2
         after = FollowUp()
         applied = engine.change(change.services, change.slices)

@@ -6,19 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from netplane.agent.changes import ClusterChange
 from netplane.agent.cluster_state import ClusterState
 from netplane.agent.keeper import Keeper
 from netplane.apply.modes import open_inhabited
 from netplane.apply.netns import Namespace
 from netplane.config import Config, Mode, Setting, resolve
-from netplane.core.model.documents import parse
 from netplane.errors import ConflictError
 from tests.support.host_iptables import break_program, use_iptables
 from tests.support.kernel_state import meaning
-from tests.support.manifests import Object, endpoint_slice, kube_list, service
+from tests.support.manifests import Object, endpoint_slice, service
 from tests.support.netns import run_tool
 from tests.support.scenario import MODES
+from tests.support.snapshots import cluster_change
 
 pytestmark = pytest.mark.kernel
 
@@ -38,14 +37,6 @@ def _config(mode: str) -> Config:
     return resolve(None, {"mode": Setting(mode, "flag")}, host_name="node-1")
 
 
-def _change(state: ClusterState, *objects: Object) -> ClusterChange:
-    for manifest in parse(kube_list(*objects), origin="test"):
-        state.upsert(manifest)
-    change = state.take()
-    assert change is not None
-    return change
-
-
 def _web(address: str) -> list[Object]:
     return [service("web", cluster_ips=["172.30.0.10"]), endpoint_slice("web", [address])]
 
@@ -56,7 +47,7 @@ def _inhabited(netns: Namespace) -> list[str]:
 
 def _with_rules_of_iptables(netns: Namespace) -> None:
     with Keeper(netns, _config("iptables")) as keeper:
-        keeper.take(_change(ClusterState("node-1"), *_web("10.244.1.7")))
+        keeper.take(cluster_change(ClusterState("node-1"), *_web("10.244.1.7")))
         assert keeper.keep(look=True).failures == ()
 
 
@@ -67,17 +58,17 @@ def test_a_look_looks_though_something_has_changed_too(netns: Namespace, mode: M
     state = ClusterState("node-1")
     with Keeper(netns, _config(mode)) as keeper:
         for address in ("10.244.1.8", "10.244.1.7"):
-            keeper.take(_change(state, *_web(address)))
+            keeper.take(cluster_change(state, *_web(address)))
             keeper.keep(look=False)
-        keeper.take(_change(state, *_web("10.244.1.9")))
+        keeper.take(cluster_change(state, *_web("10.244.1.9")))
         assert not keeper.keep(look=True).mended, "nobody has done anything"
-        keeper.take(_change(state, *_web("10.244.1.7")))
+        keeper.take(cluster_change(state, *_web("10.244.1.7")))
         keeper.keep(look=False)
         whole = meaning(netns)
-        keeper.take(_change(state, *_web("10.244.1.8")))
+        keeper.take(cluster_change(state, *_web("10.244.1.8")))
         keeper.keep(look=False)
         run_tool(flush.split(), inside=netns)
-        keeper.take(_change(state, *_web("10.244.1.7")))
+        keeper.take(cluster_change(state, *_web("10.244.1.7")))
         kept = keeper.keep(look=True)
         assert kept.observed
         # In nftables mode the change has noticed and looked itself, and wrote both in one.
@@ -91,13 +82,13 @@ def test_a_step_that_fails_costs_changes_nothing(netns: Namespace, programs: Pat
     broken = break_program(programs, "iptables-nft-restore")
     state = ClusterState("node-1")
     with Keeper(netns, _config("nftables")) as keeper:
-        keeper.take(_change(state, *_web("10.244.1.7")))
+        keeper.take(cluster_change(state, *_web("10.244.1.7")))
         first = keeper.keep(look=True)
         assert first.changes
         assert any("out of order" in failure for failure in first.failures), first.failures
         assert first.flow_seconds
 
-        keeper.take(_change(state, *_web("10.244.1.8")))
+        keeper.take(cluster_change(state, *_web("10.244.1.8")))
         changed = keeper.keep(look=False)
         assert changed.changes
         assert not changed.failures
@@ -125,7 +116,7 @@ def test_a_take_over_that_fails_is_tried_again_and_then_over(
     run_tool(chain, inside=netns)
     broken = break_program(programs, "iptables-nft")
     with Keeper(netns, _config("nftables"), take_over=True) as keeper:
-        keeper.take(_change(ClusterState("node-1"), *_web("10.244.1.7")))
+        keeper.take(cluster_change(ClusterState("node-1"), *_web("10.244.1.7")))
         first = keeper.keep(look=True)
         assert any("out of order" in failure for failure in first.failures), first.failures
         assert first.rival == "", "it is being taken over"
@@ -140,7 +131,7 @@ def test_a_take_over_that_fails_is_tried_again_and_then_over(
 def test_before_the_first_rules_a_kube_proxy_is_left_alone(netns: Namespace) -> None:
     run_tool(["nft", "add", *_TABLE.split()], inside=netns)
     with Keeper(netns, _config("nftables")) as keeper:
-        keeper.take(_change(ClusterState("node-1"), *_web("10.244.1.7")))
+        keeper.take(cluster_change(ClusterState("node-1"), *_web("10.244.1.7")))
         with pytest.raises(ConflictError, match="kube-proxy"):
             keeper.keep(look=False)
         assert _inhabited(netns) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from netplane.agent.changes import ClusterChange
+from netplane.agent.cluster_state import ClusterState
 from netplane.core.model.cluster import build_snapshot
 from netplane.core.model.documents import parse
 from netplane.core.model.service import EndpointSlice, Service, ServiceName
@@ -11,6 +13,15 @@ from tests.support.manifests import Object, endpoint_slice, kube_list, service
 
 def snapshot_of(*objects: Object) -> Snapshot:
     return build_snapshot(parse(kube_list(*objects), origin="test"))
+
+
+def cluster_change(state: ClusterState, *objects: Object) -> ClusterChange:
+    """What has changed in the cluster once these objects are there."""
+    for manifest in parse(kube_list(*objects), origin="test"):
+        state.upsert(manifest)
+    change = state.take()
+    assert change is not None
+    return change
 
 
 def web(count: int, endpoints: int = 3) -> list[Object]:

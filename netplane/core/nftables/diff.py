@@ -1,4 +1,4 @@
-"""What differs between the ruleset we want and the table the kernel has, as one transaction.
+"""What differs between the ruleset we want and the table the kernel has.
 
 Two tables are equal when their rules are, and each frontend has the same *set* of backends in
 slots 0..N-1. Slots are assigned against what is observed (``place``): a backend keeps its slot,
@@ -48,7 +48,9 @@ class ElementDelta(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True):
-    """One atomic transaction that turns the observed table of a family into the desired one.
+    """What turns the observed table of a family into the desired one.
+
+    How it is cut into transactions is the matter of ``wire_transactions`` and of who writes it.
 
     Attributes:
         create: There is no table yet.
@@ -87,7 +89,7 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def diff(desired: Ruleset, observed: Observed) -> Delta:
-    """The transaction that makes the kernel's table the desired one; false when it already is."""
+    """What makes the kernel's table the desired one; false when it already is."""
     if not observed.exists:
         return _anew(desired, exists=False)
     program = read_listing(desired.program)
@@ -240,7 +242,7 @@ def is_elementary(delta: Delta) -> bool:
 
 
 def postponed(delta: Delta) -> tuple[Delta, Delta]:
-    """The transaction without deleting chains, and that as a transaction of its own.
+    """A change without deleting chains, and that as a change of its own.
 
     Chains that go are empty after the first, and nothing leads to them.
     """

@@ -2,9 +2,9 @@
 
 The live table holds what the kernel has after our last commit: elements with the slots they
 really have, chains, and how many elements lead to each chain. ``update`` turns replanned Services
-into one transaction. What it holds equals what ``compile_family`` makes of the same plan, but for
-the order of slots (tests/property). It moves on as ``update`` returns: where the transaction then
-fails, throw the live table away and start from what is observed.
+into what is to be written. What it holds equals what ``compile_family`` makes of the same plan,
+but for the order of slots (tests/property). It moves on as ``update`` returns: where the writing
+then fails, throw the live table away and start from what is observed.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class LiveTable:
         )
 
     def update(self, before: Iterable[PortPlan], after: Iterable[PortPlan]) -> Delta:
-        """The transaction for ports whose plan has changed, and take it as done.
+        """What to write for ports whose plan has changed, and take it as done.
 
         Args:
             before: Plans of the changed ports as they were taken last.
