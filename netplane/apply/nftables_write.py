@@ -270,14 +270,18 @@ def _messages(
     chains = new_chains(delta.family, delta.chains)
     if chains is None:
         return None
-    flushes = {name: delete_chain(delta.family, name)[0] for name in delta.flush_chains}
-    written = [flushes.pop(name) for name in delta.chains if name in flushes]
-    gone = [m for name in delta.delete_chains for m in delete_chain(delta.family, name)]
+    # Chains that go may lead to each other: all of them are emptied before any is deleted.
+    rewritten: list[Message] = []
+    gone: list[Message] = []
+    for name in delta.flush_chains:
+        flush, _ = delete_chain(delta.family, name)
+        (rewritten if name in delta.chains else gone).append(flush)
+    gone += [delete_chain(delta.family, name)[1] for name in delta.delete_chains]
     return transactions(
         delta.family,
         delta.elements,
-        before=[*written, *chains],
-        after=[*flushes.values(), *gone],
+        before=[*rewritten, *chains],
+        after=gone,
         counts=counts,
     )
 

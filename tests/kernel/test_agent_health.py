@@ -23,7 +23,7 @@ from netplane.apply.tools import find
 from tests.support.agent_process import get_inside
 from tests.support.directory_agent import DirectoryAgent, new_agent
 from tests.support.eventually import eventually
-from tests.support.host_iptables import Variant, use_iptables
+from tests.support.host_iptables import Variant, break_program, use_iptables
 from tests.support.kernel_state import ruleset
 from tests.support.manifests import endpoint, endpoint_slice, node, service
 from tests.support.netns import run_tool
@@ -56,13 +56,6 @@ class Stage(NamedTuple):
     def turn_to(self, address: str) -> None:
         """Give the Service another endpoint."""
         self.agent.write("web", *_web(address))
-
-    def break_program(self, name: str) -> None:
-        """Put one that always fails in the place of a program."""
-        broken = self.programs / name
-        broken.unlink(missing_ok=True)
-        broken.write_text("#!/bin/sh\necho 'out of order' >&2\nexit 1\n", encoding="utf-8")
-        broken.chmod(0o755)
 
 
 def _web(address: str) -> list[dict[str, object]]:
@@ -124,7 +117,7 @@ def _tool_fails(stage: Stage) -> Iterator[None]:
     names = ["nft"] if nftables else [f"iptables-{variant}-restore", "iptables-restore"]
     healthy = {name: (stage.programs / name).resolve() for name in names}
     for name in names:
-        stage.break_program(name)
+        break_program(stage.programs, name)
     if nftables:  # a change of endpoints takes netlink alone; to read an edited program takes nft
         run_tool([nft, "flush", "chain", "ip", "netplane", "balance"], inside=stage.netns)
     stage.turn_to(SECOND)

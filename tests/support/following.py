@@ -87,6 +87,13 @@ class Follower:
                 await self.source.wait()
 
 
+async def polled(condition: Callable[[], object], *, within: float = 10.0) -> None:
+    """Wait until a condition holds that becomes true in another thread, of which nobody tells."""
+    async with asyncio.timeout(within):
+        while not condition():  # noqa: ASYNC110 (that thread has no event of ours to set)
+            await asyncio.sleep(0.002)
+
+
 def snapshot_of(objects: Iterable[Object]) -> Snapshot:
     listed = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
     return build_snapshot(parse(json.dumps(listed).encode(), origin="model"))

@@ -38,6 +38,7 @@ def break_program(folder: Path, name: str) -> Path:
     Unlink what is returned, and it works again.
     """
     program = folder / name
+    program.unlink(missing_ok=True)  # a link would lead to the host's own
     program.write_text("#!/bin/sh\necho 'out of order' >&2\nexit 1\n", encoding="utf-8")
     program.chmod(0o755)
     return program

@@ -16,7 +16,7 @@ from netplane.agent.pacing import Pacing
 from tests.support.api_server import EVENT_FAULTS, LIST_FAULTS, WATCH_FAULTS, ApiServer, Fault
 from tests.support.api_server_model import Object
 from tests.support.churn import Churn
-from tests.support.following import CLOCKS, HASTY, Follower, following, rng, snapshot_of
+from tests.support.following import CLOCKS, HASTY, Follower, following, polled, rng, snapshot_of
 from tests.support.manifests import endpoint_slice, node, service
 
 
@@ -207,12 +207,9 @@ def test_bytes_that_come_to_nothing_are_no_sign_of_life() -> None:
 
         async def story(follower: Follower) -> None:
             await follower.until(lambda: follower.source.in_sync)
-            async with asyncio.timeout(10):
-                while not server.dribbled:  # noqa: ASYNC110 (in the server's thread)
-                    await asyncio.sleep(0.002)
-                heard = follower.source.last_heard
-                while server.dribbled < 20:  # noqa: ASYNC110
-                    await asyncio.sleep(0.002)
+            await polled(lambda: server.dribbled)
+            heard = follower.source.last_heard
+            await polled(lambda: server.dribbled >= 20)
             assert follower.source.last_heard == heard
 
         asyncio.run(following(source_of(server, Pacing()), story))
@@ -234,12 +231,9 @@ def test_a_server_that_hangs_is_told_before_its_silence_tells() -> None:
 
         async def story(follower: Follower) -> None:
             await follower.until(lambda: source.in_sync)
-            async with asyncio.timeout(10):
-                while server.watches < 3:  # noqa: ASYNC110 (in the server's thread)
-                    await asyncio.sleep(0.002)
-                watched = len(server.requests)
-                while len(server.requests) < watched + 2:  # noqa: ASYNC110
-                    await asyncio.sleep(0.002)
+            await polled(lambda: server.watches == 3)
+            watched = len(server.requests)
+            await polled(lambda: len(server.requests) >= watched + 2)
             assert {r.path for r in server.requests[watched:]} == {"/api/v1/nodes"}
             assert told == [], "it answers"
             with server.hanging():
