@@ -36,7 +36,7 @@ class Flow(NamedTuple):
     destination: str
     port: int
     source_port: int = 0
-    patience: float = 3.0
+    patience: float = 10.0
 
 
 class Outcome(NamedTuple):
