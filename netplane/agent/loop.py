@@ -183,6 +183,9 @@ class Loop:
 
     async def _succeeded(self, kept: Kept, seconds: float) -> None:
         parts = self._parts
+        now = parts.clocks.wall()
+        # The ports first: who is told that all is well may ask them at once.
+        warnings = await parts.checks.update(kept.health_checks, bind_addresses(kept.node))
         # What failed before is made good by looks, too.
         repaired = kept.mended and self._passes > 0 and not self._pacer.retrying
         fresh = parts.ledger.settled(kept.refused, kept.collisions)
@@ -191,14 +194,13 @@ class Loop:
         if kept.disturbed:
             self._touched.set()
         self._pacer.passed(seconds, again=bool(kept.failures or kept.refused))
-        self._measures.passed(kept, seconds, at=parts.clocks.wall())
+        self._measures.passed(kept, seconds, at=now)
         self._tell(kept, fresh, seconds, repaired=repaired)
         triggered, self._triggered = self._triggered, []
-        now = parts.clocks.wall()
         self._measures.programmed(parts.keeper.families, [now - at for at in triggered])
         self._measures.owed(parts.ledger)
         self._passes += 1
-        for warning in await parts.checks.update(kept.health_checks, bind_addresses(kept.node)):
+        for warning in warnings:
             parts.journal.warning("health-check-port", warning)
         if self._passes == 1:
             parts.notifier.ready()

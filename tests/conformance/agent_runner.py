@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -91,36 +90,23 @@ class AgentRun:
         return f"{_MARKER}-{self._steps}" in names and not status.counts[State.PENDING]
 
     def _judge_health_checks(self, step: Step) -> list[str]:
-        """Ask the servers on the health check node ports until they say what they must.
-
-        They are opened and closed after the rules are written, by a few milliseconds or more.
-        """
-        wrong: list[str] = []
-
-        def all_well() -> bool:
-            wrong[:] = [line for check in step.healthChecks for line in self._faults(check)]
-            return not wrong
-
-        with contextlib.suppress(AssertionError):
-            eventually(all_well)
+        """Ask the servers on the health check node ports."""
+        wrong = []
+        for check in step.healthChecks:
+            reply = get_inside(self._node, check.port, address=self._scenario.node.ip)
+            where = f"health check {check.namespace}/{check.service} on port {check.port}"
+            if check.httpStatus is None:
+                if reply.status and reply.document()["service"] == _service_of(check):
+                    wrong.append(f"{where}: answers {reply}, and must not be there")
+                continue
+            wanted = {
+                "service": _service_of(check),
+                "localEndpoints": check.localEndpoints,
+                "serviceProxyHealthy": True,
+            }
+            if (reply.status, reply.document()) != (check.httpStatus, wanted):
+                wrong.append(f"{where}: {reply}, must be {check.httpStatus} {wanted}")
         return wrong
-
-    def _faults(self, check: schema.HealthCheck) -> list[str]:
-        """What is wrong with one server's answer."""
-        reply = get_inside(self._node, check.port, address=self._scenario.node.ip)
-        where = f"health check {check.namespace}/{check.service} on port {check.port}"
-        if check.httpStatus is None:
-            if reply.status and reply.document()["service"] == _service_of(check):
-                return [f"{where}: answers {reply}, and must not be there"]
-            return []
-        wanted = {
-            "service": _service_of(check),
-            "localEndpoints": check.localEndpoints,
-            "serviceProxyHealthy": True,
-        }
-        if (reply.status, reply.document()) != (check.httpStatus, wanted):
-            return [f"{where}: {reply}, must be {check.httpStatus} {wanted}"]
-        return []
 
 
 def _service_of(check: schema.HealthCheck) -> Object:

@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 import pytest
 
+from netplane.agent.agent_status import ask_agent
+from netplane.agent.ledger import State
 from netplane.apply.netns import Namespace
 from netplane.apply.tools import find
 from tests.support.agent_process import get_inside
@@ -300,3 +302,35 @@ def test_a_health_check_port_that_somebody_has_is_tried_again(
             stage.agent.await_health(200)
         seconds = eventually(lambda: get_inside(stage.netns, other, address=NODE).status == 200)
         print(f"{run}: served {seconds:.1f} s after the port was free")
+
+
+def test_who_is_told_that_all_is_well_may_ask_every_health_check_port(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three hundred ports take long enough to open that a port opened later would be missed."""
+    count = 300
+
+    def is_programmed() -> bool:
+        status = ask_agent(stage.netns)
+        assert status is not None
+        return len(status.services) == count + 1 and not status.counts[State.PENDING]
+
+    with _stage("nftables", tmp_path, monkeypatch) as stage:
+        stage.agent.write("many", *(_checked(number) for number in range(count)))
+        eventually(is_programmed, poll=0.002)
+        replies = [
+            get_inside(stage.netns, CHECK_PORT + 1 + number, address=NODE)
+            for number in reversed(range(count))
+        ]
+        assert {reply.status for reply in replies} == {503}, "answered, and without endpoints"
+
+
+def _checked(number: int) -> dict[str, object]:
+    return service(
+        f"checked-{number}",
+        type="LoadBalancer",
+        cluster_ips=[f"172.30.{1 + number // 200}.{1 + number % 200}"],
+        ports=[{"name": "http", "port": 80, "nodePort": 30100 + number}],
+        externalTrafficPolicy="Local",
+        healthCheckNodePort=CHECK_PORT + 1 + number,
+    )
