@@ -16,7 +16,7 @@ from tests.support.netns import ip
 
 pytestmark = pytest.mark.kernel
 
-GONE_SECONDS = 10
+GONE_SECONDS = 30
 CHILD = """
 import os, threading
 from tests.support.netns import new_netns

@@ -42,7 +42,7 @@ from tests.support.snapshots import difference
 #: System calls by which a child and the process that gives orders speak.
 OWN_CALLS = frozenset({"readv", "writev"})
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
-_GONE_SECONDS = 2
+_GONE_SECONDS = 10
 _CLONE_NEWNET = 0x40000000  # linux/sched.h
 # What a command imports when it comes to it.
 _LAZY = (
