@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from typing import NamedTuple
 
 import msgspec
 
@@ -16,13 +16,38 @@ from netplane.core.plan.plan import FamilyPlan, HealthCheck, Plan
 from netplane.core.plan.port import Backend, PortPlan
 from netplane.core.plan.select import Gathered, Position, Selection, all_alike, gather, select
 
-#: Load balancer addresses, external addresses, the NodePort.
-_External: TypeAlias = tuple[tuple[str, ...], tuple[str, ...], int]
-
 _NO_CLAIMS: frozenset[Claim] = frozenset()
-_NO_FRONTENDS: _External = ((), (), 0)
 _UDP = Protocol.UDP  # in a name of its own: before Python 3.12 a member takes 0.1 us to look up
 _IPV6 = Family.IPV6
+
+
+class _Frontends(NamedTuple):
+    """Where one service port is reached in one family; false where it is not."""
+
+    cluster_ip: str
+    load_balancer_ips: tuple[str, ...]
+    external_ips: tuple[str, ...]
+    node_port: int
+    check_port: int
+
+    @property
+    def external(self) -> bool:
+        """Whether the external traffic policy matters."""
+        return bool(self.load_balancer_ips or self.external_ips or self.node_port)
+
+    def without(self, lost: frozenset[Claim], port: ServicePort) -> _Frontends:
+        """The same without claims that belong to an older Service."""
+
+        def kept(addresses: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(a for a in addresses if (a, port.protocol, port.port) not in lost)
+
+        return _Frontends(
+            cluster_ip="".join(kept((self.cluster_ip,))),
+            load_balancer_ips=kept(self.load_balancer_ips),
+            external_ips=kept(self.external_ips),
+            node_port=0 if ("", port.protocol, self.node_port) in lost else self.node_port,
+            check_port=0 if ("", Protocol.TCP, self.check_port) in lost else self.check_port,
+        )
 
 
 def build_plan(snapshot: Snapshot, node: NodeView) -> Plan:
@@ -82,7 +107,8 @@ def plan_service(
     for port in ports:
         key = (port.name, port.protocol)
         endpoints = gathered.get(key, {}) if alike is None else alike.get(key, ())
-        plan = _plan_port(service, port, cluster_ip, endpoints, view, position, lost)
+        frontends = _frontends(service, port, cluster_ip, view.family, lost)
+        plan = _plan_port(service, port, frontends, endpoints, view, position)
         if plan.cluster_ip or plan.externally_accessible:
             plans.append(plan)
     return plans
@@ -100,39 +126,14 @@ def _cluster_ip(service: Service, family: Family) -> str:
 def _plan_port(  # noqa: PLR0913, PLR0917 (one call site, and each argument is a fact of its own)
     service: Service,
     port: ServicePort,
-    cluster_ip: str,
+    frontends: _Frontends,
     endpoints: Gathered | tuple[Backend, ...],
     view: FamilyView,
     position: Position,
-    lost: frozenset[Claim],
 ) -> PortPlan:
-    """Plan one service port: its frontends in this family, then the backends they need.
-
-    Endpoints that are ``all_alike`` are backends already.
-    """
-    balancer_ips, external_ips, node_port = _NO_FRONTENDS
-    if port.node_port or service.load_balancer_ips or service.external_ips:
-        balancer_ips, external_ips, node_port = _external_frontends(
-            service, port, cluster_ip, view
-        )
-    check_port = service.health_check_node_port
-    if lost:
-        protocol, number = port.protocol, port.port
-        balancer_ips = tuple(a for a in balancer_ips if (a, protocol, number) not in lost)
-        external_ips = tuple(a for a in external_ips if (a, protocol, number) not in lost)
-        cluster_ip = "" if (cluster_ip, protocol, number) in lost else cluster_ip
-        node_port = 0 if ("", protocol, node_port) in lost else node_port
-        check_port = 0 if ("", Protocol.TCP, check_port) in lost else check_port
-    external = bool(balancer_ips or external_ips or node_port)
-    if isinstance(endpoints, tuple):
-        selection = Selection(cluster=endpoints, has_endpoints=bool(endpoints))
-    else:
-        selection = select(
-            endpoints,
-            position,
-            wants_cluster=not service.internal_local or external,
-            wants_local=service.internal_local or (service.external_local and external),
-        )
+    """Plan one service port: the backends that its frontends need."""
+    external = frontends.external
+    selection = _select(service, endpoints, position, external=external)
     # Python passes up to 15 keywords straight on; with more it fills a dictionary first, which
     # makes this call four times as long. So what few Services have is added after.
     plan = PortPlan(
@@ -140,7 +141,7 @@ def _plan_port(  # noqa: PLR0913, PLR0917 (one call site, and each argument is a
         port_name=port.name,
         protocol=port.protocol,
         family=view.family,
-        cluster_ip=cluster_ip,
+        cluster_ip=frontends.cluster_ip,
         port=port.port,
         internal_local=service.internal_local,
         external_local=service.external_local,
@@ -150,7 +151,7 @@ def _plan_port(  # noqa: PLR0913, PLR0917 (one call site, and each argument is a
         has_endpoints=selection.has_endpoints,
         serving=_serving(endpoints) if port.protocol is _UDP else (),
         affinity_seconds=service.affinity_seconds,
-        health_check_node_port=check_port,
+        health_check_node_port=frontends.check_port,
     )
     if not external and not service.source_ranges:
         return plan
@@ -158,31 +159,49 @@ def _plan_port(  # noqa: PLR0913, PLR0917 (one call site, and each argument is a
     node_ip = view.node_ip
     return msgspec.structs.replace(
         plan,
-        external_ips=external_ips,
-        load_balancer_ips=balancer_ips,
-        node_port=node_port,
-        source_ranges=ranges if balancer_ips else (),
+        external_ips=frontends.external_ips,
+        load_balancer_ips=frontends.load_balancer_ips,
+        node_port=frontends.node_port,
+        source_ranges=ranges if frontends.load_balancer_ips else (),
         vips_may_enter=bool(node_ip and any(contains(network, node_ip) for network in ranges)),
     )
 
 
-def _external_frontends(
-    service: Service, port: ServicePort, cluster_ip: str, view: FamilyView
-) -> _External:
-    """The load balancer addresses, external addresses and NodePort of one port in one family.
+def _frontends(
+    service: Service, port: ServicePort, cluster_ip: str, family: Family, lost: frozenset[Claim]
+) -> _Frontends:
+    """Where one port is reached in one family, without the claims that it lost.
 
     An address given twice is served once: as ClusterIP before load balancer before external.
     """
-    balancer_ips: tuple[str, ...] = ()
-    external_ips: tuple[str, ...] = ()
-    if service.load_balancer_ips:
-        found = of_family(service.load_balancer_ips, view.family)
-        balancer_ips = tuple(a for a in dict.fromkeys(found) if a != cluster_ip)
-    if service.external_ips:
-        found = of_family(service.external_ips, view.family)
-        taken = {cluster_ip, *balancer_ips}
-        external_ips = tuple(a for a in dict.fromkeys(found) if a not in taken)
-    return balancer_ips, external_ips, port.node_port
+    found = _Frontends(cluster_ip, (), (), port.node_port, service.health_check_node_port)
+    if service.load_balancer_ips or service.external_ips:
+        balancer = dict.fromkeys(of_family(service.load_balancer_ips, family))
+        external = dict.fromkeys(of_family(service.external_ips, family))
+        balancer.pop(cluster_ip, None)
+        found = found._replace(
+            load_balancer_ips=tuple(balancer),
+            external_ips=tuple(a for a in external if a != cluster_ip and a not in balancer),
+        )
+    return found.without(lost, port) if lost else found
+
+
+def _select(
+    service: Service,
+    endpoints: Gathered | tuple[Backend, ...],
+    position: Position,
+    *,
+    external: bool,
+) -> Selection:
+    """The backends of one port; endpoints that are ``all_alike`` are backends already."""
+    if isinstance(endpoints, tuple):
+        return Selection(cluster=endpoints, has_endpoints=bool(endpoints))
+    return select(
+        endpoints,
+        position,
+        wants_cluster=not service.internal_local or external,
+        wants_local=service.internal_local or (service.external_local and external),
+    )
 
 
 def _serving(endpoints: Gathered | tuple[Backend, ...]) -> tuple[Backend, ...]:
