@@ -42,7 +42,11 @@ table inet kit {
     ip6 saddr 2001:db8:cafe::5 ip6 daddr fd00:244:2::7 masquerade
     ip saddr 10.244.1.9 ip daddr 10.244.1.9 masquerade
   }
-  chain refuse { th dport 81 reject; th dport 82 drop; }
+  chain refused { reject; }
+  chain refuse {
+    # Without its protocol a port is any two octets: the checksum of an ICMP error, of the refusal.
+    meta l4proto { tcp, udp, sctp } th dport vmap { 81: goto refused, 82: drop }
+  }
   chain passing { type filter hook forward priority 0; jump refuse; }
   chain leaving { type filter hook output priority 0; jump refuse; }
   chain arriving { type filter hook input priority 0; jump refuse; }
@@ -71,11 +75,7 @@ def _flow(source: str, destination: str, port: int, place: Place = Place.WORLD) 
 
 
 def _ready_for(flow: Flow, expected: Outcome, protocol: Protocol) -> Flow:
-    """The flow with one protocol; it waits long for all but the silence it is to meet.
-
-    A busy machine may hold a packet back for more than a second: this kernel is not preempted
-    within a long nf_tables transaction, and that of any namespace keeps a processor to itself.
-    """
+    """The flow with one protocol; it waits long for all but the silence it is to meet."""
     patience = SILENCE if expected.verdict is DROP else flow.patience
     return flow._replace(protocol=protocol, patience=patience)
 
