@@ -52,7 +52,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
         collisions: What Services lost to others.
         health_checks: What health check node ports are to answer.
         observed: The kernel was read, not only written.
-        mended: A look found rules that were not as we had left them.
+        mended: Rules were found that were not as we had left them.
         disturbed: Somebody else may have written meanwhile: there is something to look at.
         also: What else was changed, in words.
         flows: UDP conntrack entries deleted.
@@ -161,7 +161,7 @@ class Keeper:
         engine = self._engine or self._open(node)
         turned = node != engine.planner.node
         owed, self._flows.owed = self._flows.owed, True  # by a write that fails half-way
-        applied, mended = self._write(engine, node, look=look)
+        applied = self._write(engine, node, look=look)
         self._written = True
         # While rules of ours were not what they should be, flows of any Service may have begun.
         amiss = applied.observed and bool(applied.changes)
@@ -185,7 +185,7 @@ class Keeper:
             collisions=engine.planner.collisions,
             health_checks=engine.planner.health_checks,
             observed=applied.observed,
-            mended=mended,
+            mended=applied.mended,
             disturbed=applied.disturbed,
             also=tuple(after.also),
             flows=tuple(after.flows),
@@ -206,13 +206,9 @@ class Keeper:
         mode = self._config.mode
         return leftovers(mode, open_mode(mode, self._namespace), self._namespace)
 
-    def _write(self, engine: Engine, node: NodeView, *, look: bool) -> tuple[Applied, bool]:
-        """Hand over what has changed; from then on it is the engine that owes it.
-
-        Returns:
-            What was done, and whether a look had to mend something.
-        """
-        observed = mended = False
+    def _write(self, engine: Engine, node: NodeView, *, look: bool) -> Applied:
+        """Hand over what has changed; from then on it is the engine that owes it."""
+        observed = False
         if node != engine.planner.node:
             self._untold = told_with(self._untold, engine.turn_to(node))
         services, self._services = self._services, {}
@@ -223,9 +219,7 @@ class Keeper:
             self._untold = told_with(self._untold, changed)
         # A change trusts that what was written before is there still, so it is no look.
         if look and not observed:
-            looked = engine.verify()
-            mended = bool(looked.changes)
-            self._untold = told_with(self._untold, looked)
+            self._untold = told_with(self._untold, engine.verify())
         applied, self._untold = self._untold, None
         assert applied is not None, "there was a change or a look"
-        return applied, mended
+        return applied

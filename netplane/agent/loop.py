@@ -218,7 +218,7 @@ class Loop:
                 "rules had been changed by somebody else, and are repaired",
                 seconds=seconds,
             )
-        elif kept.changes:
+        if kept.changes and (kept.replanned or not repaired):
             journal.info("written", "rules written", services=len(kept.replanned), seconds=seconds)
         for line in kept.also:
             journal.info("also", line)

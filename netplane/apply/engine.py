@@ -42,6 +42,8 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True):
         replanned: The Services whose plan is another than when the last call returned that did;
             what a call that failed had planned is among it.
         observed: The kernel was read.
+        mended: Among ``changes`` is what somebody else had damaged. Where the node is another
+            than before nobody can tell.
         disturbed: Somebody else may have written meanwhile: the next call should look.
     """
 
@@ -49,6 +51,7 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True):
     refused: Mapping[ServiceName, str]
     replanned: tuple[Replanned, ...] = ()
     observed: bool = False
+    mended: bool = False
     disturbed: bool = False
 
 
@@ -61,6 +64,7 @@ def told_with(first: Applied | None, second: Applied) -> Applied:
         refused=second.refused,
         replanned=joined(first.replanned, second.replanned),
         observed=first.observed or second.observed,
+        mended=first.mended or second.mended,
         disturbed=second.disturbed,
     )
 

@@ -139,7 +139,9 @@ class IptablesEngine:
         except RefusedError:
             # Somebody has damaged what the rules lead to, or a Service is bad: a look tells.
             again = self._look()
-            return msgspec.structs.replace(again, changes=merged([changes, again.changes]))
+            return msgspec.structs.replace(
+                again, changes=merged([changes, again.changes]), mended=not again.refused
+            )
         self._known = True
         return self._tell(changes)
 
@@ -157,7 +159,8 @@ class IptablesEngine:
         """Look, and mend; where it can be told that nobody wrote, nothing is read."""
         if self._known and not self._refused and self._kernel.is_untouched():
             return self._tell(Changes())
-        return self._look()
+        looked = self._look()
+        return msgspec.structs.replace(looked, mended=bool(looked.changes))
 
     def _take(self, replanned: Sequence[Replanned]) -> dict[Family, LiveUpdate]:
         """Hold what is planned anew; until it is written, the kernel is not known to have it."""

@@ -10,7 +10,7 @@ failed, what is known is thrown away and everything is observed again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
@@ -28,6 +28,7 @@ from netplane.apply.nftables_write import Writer, Written
 from netplane.core.model.address import Family
 from netplane.core.model.service import EndpointSlice, Service, ServiceName
 from netplane.core.model.snapshot import Snapshot
+from netplane.core.nftables.damage import exceeds
 from netplane.core.nftables.diff import Delta, diff, is_elementary, placed
 from netplane.core.nftables.layout import Elements, Ruleset
 from netplane.core.nftables.live import LiveTable
@@ -75,6 +76,8 @@ class NftablesEngine:
         self._tool = NftTool(namespace)
         self._writer = Writer(self._link, self._tool, postpone=postpone, vouch=self._vouch)
         self._tables: list[LiveTable] | None = None  # None: what is in the kernel is not known
+        self._doubted: list[LiveTable] | None = None  # as written, and maybe edited since
+        self._mended = False
         self._generation = 0
         self._refused: dict[ServiceName, str] = {}
         self._untold: tuple[Replanned, ...] = ()
@@ -112,10 +115,11 @@ class NftablesEngine:
         slices: Mapping[ServiceName, tuple[EndpointSlice, ...]],
     ) -> Applied:
         """Take in what changed, and write that; see ``Engine``."""
+        doubted = self._doubted
         replanned = self._planner.update(services, slices)
         tables = self._take(replanned)
         if tables is None or self._concerns_refused(services, slices, replanned):
-            return self._look()
+            return self._look((), _update(doubted, replanned)[0] if doubted else None)
         deltas, changes = _update(tables, replanned)
         if not changes:
             self._tables = tables
@@ -126,7 +130,7 @@ class NftablesEngine:
         except ApplyError as exc:
             if not exc.retryable:
                 raise
-            return self._look(believed)
+            return self._look(believed, deltas)
         if written.refused:
             again = self._look(believed)
             return msgspec.structs.replace(again, changes=merged([changes, again.changes]))
@@ -147,7 +151,7 @@ class NftablesEngine:
         if known and still(self._link.generation(), self._generation, self._vouch):
             self._tables = tables
             return self._tell(Changes())
-        return self._look([table.elements for table in tables or ()])
+        return self._look([table.elements for table in tables or ()], ())
 
     def _take(self, replanned: Sequence[Replanned]) -> list[LiveTable] | None:
         """Note what is planned anew; returns the tables as they are in the kernel, if known.
@@ -166,6 +170,7 @@ class NftablesEngine:
             refused=self._refused,
             replanned=replanned,
             observed=observed,
+            mended=observed and self._mended,
             disturbed=self._tables is None,
         )
 
@@ -191,27 +196,32 @@ class NftablesEngine:
         ]
         return written._replace(generation=self._writer.note(wanted, written))
 
-    def _look(self, believed: Sequence[Elements] = ()) -> Applied:
+    def _look(
+        self, believed: Sequence[Elements] = (), meant: Sequence[Delta] | None = None
+    ) -> Applied:
         """Observe everything and write what differs; where somebody was quicker, again.
+
+        What differs beyond what was ``meant`` to be written is damage; None: nobody can tell.
 
         The last time it is written onto whatever is there then. Who writes into our table without
         pause would keep us from ever writing otherwise; and what such a hand has changed between
         our look and our write is found by the next call, which looks again.
         """
+        self._mended, self._doubted = False, None
         for _ in range(_ATTEMPTS - 1):
             try:
-                return self._tell(self._adopt(believed), observed=True)
+                return self._tell(self._adopt(believed, meant), observed=True)
             except ApplyError as exc:
                 if not exc.retryable:
                     raise
         with self._insistence.upon(self._link):
-            changes = self._adopt(believed)
-            self._tables = None
+            changes = self._adopt(believed, meant)
+            self._doubted, self._tables = self._tables, None
             if self._refused:
                 raise StaleError("somebody keeps changing our tables, and was quicker each time")
         return self._tell(changes, observed=True)
 
-    def _adopt(self, believed: Sequence[Elements]) -> Changes:
+    def _adopt(self, believed: Sequence[Elements], meant: Sequence[Delta] | None) -> Changes:
         """Observe, compare, write, and keep what the kernel then has."""
         plan = self._planner.plan()
         targets = [Target.of(family) for family in plan.families]
@@ -222,6 +232,7 @@ class NftablesEngine:
             diff(target.ruleset, seen.observed)
             for target, seen in zip(targets, sight.tables, strict=True)
         ]
+        self._mended |= meant is not None and any(_exceeding(deltas, meant))
         written = Written(sight.generation)
         if any(deltas) or not all(seen.recorded for seen in sight.tables):
             written = self._writer.write(deltas, sight.generation)
@@ -289,6 +300,13 @@ def _update(
             deltas.append(delta)
             stories.append(Retold(table.view, before, after, delta, environment()))
     return deltas, Changes(*stories)
+
+
+def _exceeding(found: Iterable[Delta], meant: Iterable[Delta]) -> Iterator[bool]:
+    """Of each table whether more differs in it than was to be written."""
+    intended = {delta.family: delta for delta in meant}
+    for delta in found:
+        yield exceeds(delta, intended.get(delta.family, Delta(family=delta.family)))
 
 
 def _named(refused: Sequence[Refusal], targets: Sequence[Target]) -> dict[ServiceName, str]:

@@ -106,12 +106,51 @@ def test_a_look_mends_what_somebody_has_damaged(
     run_tool(EDITS[mode].split(), inside=netns)
     applied = engine.verify()
     assert applied.observed
+    assert applied.mended
     assert applied.replanned == ()
     (change,) = applied.changes.services
     assert change.label == "default/web-1:http"
     assert not fresh.prepare(engine.planner.plan()).changes
     assert not engine.verify().changes
     assert not engine.change({}, slices("web-1", "10.9.9.9")).observed
+
+
+FLUSHES = {
+    "nftables": "nft flush map ip netplane endpoints",
+    "iptables-nft": "iptables-nft -w 60 -t nat -F",
+    "iptables-legacy": "iptables-legacy -w 60 -t nat -F",
+}
+DELETIONS = {
+    "iptables-nft": "iptables-nft -w 60 -t nat -X",
+    "iptables-legacy": "iptables-legacy -w 60 -t nat -X",
+}
+
+
+def test_a_change_that_comes_upon_damage_mends_it_and_says_so(
+    netns: Namespace, mode: str, engine: Engine, fresh: Dataplane
+) -> None:
+    """In iptables mode a change meets damage where chains are gone; a flush is for a look."""
+    engine.sync(snapshot_of(*web(3)))
+    run_tool(FLUSHES[mode].split(), inside=netns)
+    if mode in DELETIONS:
+        run_tool(DELETIONS[mode].split(), inside=netns)
+    applied = engine.change({}, slices("web-1", "10.9.9.9"))
+    assert applied.observed
+    assert applied.mended
+    assert not fresh.prepare(engine.planner.plan()).changes
+
+
+def test_a_change_beside_a_stranger_who_harms_nothing_is_no_repair(
+    netns: Namespace, engine: Engine, fresh: Dataplane
+) -> None:
+    """Nobody vouches here: in nftables mode all is looked at, and only the change is found."""
+    engine.sync(snapshot_of(*web(20)))
+    for number, pods in enumerate((["10.9.9.9"], ["10.9.9.9", "10.9.9.8"], [], ["10.9.9.7"])):
+        run_tool(["nft", "add", "table", "ip", f"stranger-{number}"], inside=netns)
+        applied = engine.change({}, slices("web-1", *pods))
+        assert applied.changes
+        assert not applied.mended
+        assert not fresh.prepare(engine.planner.plan()).changes
 
 
 def test_another_node_is_another_plan_and_other_rules(engine: Engine, fresh: Dataplane) -> None:
