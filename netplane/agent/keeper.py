@@ -26,7 +26,7 @@ from netplane.apply.engine import Applied, Engine, RuleCount, told_with
 from netplane.apply.flows import Flow
 from netplane.apply.follow_up import FollowUp
 from netplane.apply.foreign import KubeProxy
-from netplane.apply.modes import Leftover, leftovers, open_engine, open_mode
+from netplane.apply.modes import Leftover, OtherModes, open_engine
 from netplane.apply.netns import Namespace
 from netplane.apply.nfnetlink_commit import Vouch
 from netplane.apply.sync import view_for
@@ -115,6 +115,7 @@ class Keeper:
         self._written = False  # the rules serve; a kube-proxy that comes from now on is a rival
         # What is done once, after the first rules; where it fails, the next look tries again.
         self._to_retire = True
+        self._others: OtherModes | None = None
         self._to_take_over = take_over
         self._flows = FlowKeeper(namespace)
 
@@ -169,7 +170,9 @@ class Keeper:
         after = FollowUp()
         if look:
             after.set_parameters(self._namespace, node)
-            self._to_retire = self._to_retire and not after.retire(self._leftovers)
+            # From then on only what is nobody else's: a kube-proxy that came has the same chains.
+            if self._to_retire or not rival:
+                self._to_retire = not after.retire(self._leftovers)
         if look and self._to_take_over:
             self._to_take_over = not after.take_over(self._namespace, rival)
             rival = KubeProxy()  # one that was to be taken over is none; one that goes on is
@@ -203,8 +206,8 @@ class Keeper:
         return engine
 
     def _leftovers(self) -> tuple[Leftover, ...]:
-        mode = self._config.mode
-        return leftovers(mode, open_mode(mode, self._namespace), self._namespace)
+        self._others = self._others or OtherModes(self._config.mode, self._namespace)
+        return self._others.find(thorough=self._to_retire)
 
     def _write(self, engine: Engine, node: NodeView, *, look: bool) -> Applied:
         """Hand over what has changed; from then on it is the engine that owes it."""

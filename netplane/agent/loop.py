@@ -220,8 +220,10 @@ class Loop:
             )
         if kept.changes and (kept.replanned or not repaired):
             journal.info("written", "rules written", services=len(kept.replanned), seconds=seconds)
+        # With the first pass this is to be expected; later, somebody has been there.
+        also = journal.warning if self._passes > 1 else journal.info
         for line in kept.also:
-            journal.info("also", line)
+            also("also", line)
         for flow in kept.flows:
             journal.info("flow-deleted", "a stale UDP flow was deleted", flow=str(flow))
         for failure in kept.failures:

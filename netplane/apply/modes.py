@@ -13,11 +13,12 @@ import msgspec
 
 from netplane.apply.dataplane import Dataplane
 from netplane.apply.foreign import legacy_tables
+from netplane.apply.legacy_fingerprint import Fingerprint, legacy_fingerprint
 from netplane.apply.netns import Namespace
 from netplane.apply.nfnetlink import NfnetlinkSocket
 from netplane.apply.tools import find
 from netplane.config import Mode
-from netplane.core.iptables.layout import FIXED_CHAINS, KUBE_FIREWALL
+from netplane.core.iptables.layout import FIXED_CHAINS, KUBE_FIREWALL, KUBE_SERVICES, TABLES
 from netplane.core.model.address import Family
 from netplane.core.nftables.layout import TABLE
 
@@ -112,6 +113,57 @@ def leftovers(mode: Mode, in_use: Dataplane, namespace: Namespace) -> tuple[Left
         for name, dataplane in open_inhabited(namespace)
         if name != mine and (name == "nftables" or dataplane.status().installed)
     )
+
+
+class OtherModes:
+    """Finds what is left of the modes not in use, again and again, for next to nothing.
+
+    What is in nf_tables is asked for by name. Of legacy tables the kernel's figures are compared,
+    and only where they have moved is iptables-legacy asked what they hold.
+
+    Args:
+        mode: The one in use; in iptables mode with the variant that the host uses now.
+        namespace: Where, entered.
+    """
+
+    def __init__(self, mode: Mode, namespace: Namespace) -> None:
+        self._mode = mode
+        self._namespace = namespace
+        self._in_use = open_mode(mode, namespace)
+        self._seen = Fingerprint()
+
+    def find(self, *, thorough: bool) -> tuple[Leftover, ...]:
+        """What is there to remove.
+
+        Args:
+            thorough: Whatever may be ours; else only what somebody has put there since, known by
+                KUBE-SERVICES: an old kubelet makes some chains of ours again and again.
+        """
+        legacy = self._legacy()
+        if not thorough and legacy == self._seen and not self._signs():
+            return ()
+        self._seen = legacy
+        return leftovers(self._mode, self._in_use, self._namespace)
+
+    def _signs(self) -> bool:
+        """Whether a table or a chain of another mode is in nf_tables."""
+        if self._mode == "iptables" and _has_table(self._namespace):
+            return True
+        if self._mode == "iptables" and _variant_of(self._in_use).value == _NFT:
+            return False
+        with NfnetlinkSocket(self._namespace) as link:
+            return any(
+                link.has_chain(family, table, KUBE_SERVICES)
+                for family in Family
+                for table in TABLES
+                if link.has_table(family, table)
+            )
+
+    def _legacy(self) -> Fingerprint:
+        """What the kernel tells of legacy tables, where they are not those in use."""
+        if self._mode == "iptables" and _variant_of(self._in_use).value == _LEGACY:
+            return Fingerprint()
+        return legacy_fingerprint(self._namespace, deep=False)
 
 
 def _name(variant: Variant) -> str:

@@ -12,6 +12,7 @@ from netplane.apply.modes import open_inhabited
 from netplane.apply.netns import Namespace
 from netplane.config import Config, Mode, Setting, resolve
 from netplane.errors import ConflictError
+from tests.support.command import apply_objects
 from tests.support.host_iptables import break_program, use_iptables
 from tests.support.kernel_state import meaning
 from tests.support.manifests import Object, endpoint_slice, service
@@ -42,7 +43,8 @@ def _web(address: str) -> list[Object]:
 
 
 def _inhabited(netns: Namespace) -> list[str]:
-    return [name for name, _ in open_inhabited(netns)]
+    """The modes with rules of ours; legacy tables stay, empty, once they were asked for."""
+    return [name for name, found in open_inhabited(netns) if found.status().installed]
 
 
 def _with_rules_of_iptables(netns: Namespace) -> None:
@@ -106,6 +108,55 @@ def test_a_step_that_fails_costs_changes_nothing(netns: Namespace, programs: Pat
         assert any("iptables" in line for line in last.also), last.also
         assert _inhabited(netns) == ["nftables"]
         assert keeper.keep(look=True).also == ()
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["iptables-nft", "iptables-legacy"])
+@pytest.mark.parametrize("mode", MODES)
+def test_rules_of_another_mode_that_come_later_are_removed(
+    netns: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: Mode, legacy: bool
+) -> None:
+    """As ``netplane apply`` with another --mode, or with the other iptables, leaves them."""
+    use_iptables("nft", tmp_path, monkeypatch)
+    state = [*_web("10.244.1.8")]
+    with Keeper(netns, _config(mode)) as keeper:
+        keeper.take(cluster_change(ClusterState("node-1"), *_web("10.244.1.7")))
+        assert not keeper.keep(look=True).failures
+        mine = _inhabited(netns)
+        whole = meaning(netns)
+        with monkeypatch.context() as other:
+            if legacy:
+                (folder := tmp_path / "legacy").mkdir()
+                use_iptables("legacy", folder, other)
+            theirs = "nftables" if mode == "iptables" and not legacy else "iptables"
+            apply_objects(netns, theirs, state)
+        assert _inhabited(netns) != mine
+        kept = keeper.keep(look=True)
+        assert not kept.failures
+        assert any("removed from" in line for line in kept.also), kept.also
+        assert _inhabited(netns) == mine
+        assert meaning(netns) == whole
+        assert keeper.keep(look=True).also == ()
+
+
+@pytest.mark.usefixtures("programs")
+def test_what_a_kubelet_or_a_kube_proxy_makes_later_stays(
+    netns: Namespace,
+) -> None:
+    """An old kubelet makes chains of ours once a minute, and a kube-proxy's are the same."""
+    chains = ["KUBE-MARK-MASQ", "KUBE-POSTROUTING"]
+    with Keeper(netns, _config("nftables")) as keeper:
+        keeper.take(cluster_change(ClusterState("node-1"), *_web("10.244.1.7")))
+        assert keeper.keep(look=True).also == ()
+        for chain in chains:
+            run_tool(["iptables", "-w", "5", "-t", "nat", "-N", chain], inside=netns)
+        assert keeper.keep(look=True).also == ()
+        for table, chain in (("mangle", "KUBE-PROXY-CANARY"), ("nat", "KUBE-SERVICES")):
+            run_tool(["iptables", "-w", "5", "-t", table, "-N", chain], inside=netns)
+        kept = keeper.keep(look=True)
+        assert kept.also == ()
+        assert "KUBE-PROXY-CANARY" in kept.rival
+        for chain in (*chains, "KUBE-SERVICES"):
+            run_tool(["iptables", "-w", "5", "-t", "nat", "-S", chain], inside=netns)
 
 
 def test_a_take_over_that_fails_is_tried_again_and_then_over(
