@@ -14,7 +14,7 @@ from netplane.cli import log
 from netplane.cli.options import Call
 from netplane.config import Config, ConfigFile, decode, resolve
 from netplane.core.model.cluster import build_snapshot
-from netplane.core.model.documents import Manifest, parse, parse_pieces, says_nothing
+from netplane.core.model.documents import BY_HAND, Manifest, parse, parse_pieces, says_nothing
 from netplane.core.model.json_list import PIECE
 from netplane.core.model.snapshot import Snapshot
 from netplane.errors import InputError, UsageError
@@ -92,12 +92,15 @@ def _read_open(file: BinaryIO | io.FileIO, origin: str) -> list[Manifest] | None
     if not file.seekable():
         file = io.BytesIO(file.read())
     start = file.tell()
-    objects = parse_pieces(iter(functools.partial(file.read, PIECE), b""), origin=origin)
-    if objects is None:
+    content = file.read(BY_HAND + 1)
+    if len(content) > BY_HAND:
+        file.seek(start)
+        objects = parse_pieces(iter(functools.partial(file.read, PIECE), b""), origin=origin)
+        if objects is not None:
+            return objects
         file.seek(start)
         content = file.read()
-        objects = None if says_nothing(content) else parse(content, origin=origin)
-    return objects
+    return None if says_nothing(content) else parse(content, origin=origin)
 
 
 def _files(path: Path) -> list[Path]:

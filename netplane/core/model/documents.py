@@ -18,6 +18,7 @@ import msgspec
 
 from netplane.core.model import wire
 from netplane.core.model.json_list import read_list
+from netplane.core.model.problem import shown
 from netplane.core.model.readings import Reading, read_service, read_slice
 from netplane.errors import MalformedError
 
@@ -26,6 +27,13 @@ if TYPE_CHECKING:
 
 _MAX_LIST_DEPTH = 8
 """Lists in lists: kubectl flattens them too; each level costs one more pass over its bytes."""
+
+BY_HAND = 1 << 18
+"""Bytes of JSON up to which a key that stands twice in an object is looked for, and refused.
+
+``kubectl`` takes the second in silence, in JSON and in YAML; an API server that is given both
+refuses the object. What is larger was printed by a program, and looking takes as long as reading.
+"""
 
 _JSON_START = re.compile(rb'\s*\{\s*["}]')
 _BLANKS = re.compile(r"[ \t\r\n]*")
@@ -169,8 +177,10 @@ def safe_origin(origin: str) -> str:
 
 def _json_manifests(data: bytes, where: str) -> list[Manifest]:
     try:
+        if len(data) <= BY_HAND:
+            _strict.decode(data.decode())
         return _flatten(msgspec.Raw(data), "", "", where, depth=0)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, ValueError):
         # Not one JSON document: several, or a broken one; the slower reader below says which.
         return list(_json_stream(data.decode(), where))
     except RecursionError as exc:
@@ -179,7 +189,6 @@ def _json_manifests(data: bytes, where: str) -> list[Manifest]:
 
 def _json_stream(text: str, where: str) -> Iterator[Manifest]:
     """Objects one after the other; after ``---`` the rest is YAML."""
-    decoder = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refuse_constant)
     position, counted, line = _skip_blanks(text, 0), 0, 1
     while position < len(text):
         line += text.count("\n", counted, position)
@@ -188,7 +197,7 @@ def _json_stream(text: str, where: str) -> Iterator[Manifest]:
             yield from _yaml_manifests(text[position:].encode(), where, first_line=line)
             return
         try:
-            _, end = decoder.raw_decode(text, position)
+            _, end = _strict.raw_decode(text, position)
             raw = msgspec.Raw(text[position:end].encode())
             yield from _flatten(raw, "", "", where, depth=0)
         except json.JSONDecodeError as exc:
@@ -210,6 +219,21 @@ def _skip_blanks(text: str, position: int) -> int:
 
 def _refuse_constant(name: str) -> str:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _once(members: list[tuple[str, object]]) -> dict[str, object]:
+    """An object of JSON, of which no key stands twice."""
+    found: dict[str, object] = {}
+    for name, value in members:
+        if name in found:
+            raise ValueError(f"the key {shown(name)} is here twice")
+        found[name] = value
+    return found
+
+
+_strict = json.JSONDecoder(
+    parse_int=str, parse_float=str, parse_constant=_refuse_constant, object_pairs_hook=_once
+)
 
 
 def _flatten(
