@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import aclosing
 
 from netplane.agent.changes import ClusterChange, ObjectKey
-from netplane.agent.client import OK, Client, SilenceError
+from netplane.agent.client import OK, Client, OnAnswer, SilenceError
 from netplane.agent.cluster_state import ClusterState
 from netplane.agent.health import Clocks
 from netplane.agent.kubeconfig import Access
@@ -57,6 +57,7 @@ class ApiSource:
         period: Seconds (``syncPeriod``); a server that hangs is told within two.
         on_fault: Told each fault of each resource, or of all, as it happens, safe to print, and
             "" when it is heard again.
+        on_answer: See ``Client``.
     """
 
     def __init__(  # noqa: PLR0913 (all but four have a default)
@@ -69,11 +70,13 @@ class ApiSource:
         period: float = 30.0,
         pacing: Pacing | None = None,
         on_fault: Callable[[str, str], object] | None = None,
+        on_answer: OnAnswer | None = None,
     ) -> None:
         self._access = access
         self._clocks = clocks
         self._pacing = pacing or Pacing()
         self._on_fault = on_fault
+        self._on_answer = on_answer
         self._told: dict[str, WatchError | None] = {}
         self._node = ObjectKey(NODE.kind, "", node_name)
         self._state = ClusterState(node_name)
@@ -112,7 +115,12 @@ class ApiSource:
     async def run(self) -> None:
         """Keep all three until cancelled."""
         async with (
-            Client(self._access, self._clocks, silence=self._pacing.silence) as client,
+            Client(
+                self._access,
+                self._clocks,
+                silence=self._pacing.silence,
+                on_answer=self._on_answer,
+            ) as client,
             asyncio.TaskGroup() as group,
         ):
             for machine in self._machines:

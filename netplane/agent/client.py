@@ -12,10 +12,10 @@ import contextlib
 import os
 import socket
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
 
 import aiohttp
 from yarl import URL
@@ -27,6 +27,9 @@ from netplane.agent.kubeconfig import Access
 from netplane.core.model.address import join_host_port
 from netplane.core.model.problem import shown
 from netplane.errors import WatchError
+
+#: Told a server and the status of its answer.
+OnAnswer: TypeAlias = Callable[[str, str], object]
 
 OK = 200
 _CONNECT = 10.0  # seconds
@@ -80,12 +83,22 @@ class Client:
 
     Args:
         silence: Seconds without a byte after which an answer is given up.
+        on_answer: Told the server, ``HOST:PORT``, and the status of each answer; "<error>" of a
+            request that was not answered.
     """
 
-    def __init__(self, access: Access, clocks: Clocks, *, silence: float) -> None:
+    def __init__(
+        self,
+        access: Access,
+        clocks: Clocks,
+        *,
+        silence: float,
+        on_answer: OnAnswer | None = None,
+    ) -> None:
         self._access = access
         self._credentials = Credentials(access, clocks)
         self._silence = silence
+        self._on_answer = on_answer
         self._tls: tuple[Credential, ssl.SSLContext] | None = None
         self._session: aiohttp.ClientSession | None = None
 
@@ -151,16 +164,23 @@ class Client:
             with _translated():
                 response = await request
         except WatchError as exc:
+            self._answered("<error>")
             if isinstance(exc.__cause__, aiohttp.ClientSSLError):
                 self._credentials.refused(credential)  # an old certificate, or an old CA
             raise
         try:
+            self._answered(str(response.status))
             if response.status == _UNAUTHORIZED:
                 self._credentials.refused(credential)
             _watch_the_peer(response)
             yield Answer(response)
         finally:
             _abandon(response)
+
+    def _answered(self, code: str) -> None:
+        if self._on_answer is not None:
+            url = URL(self._access.server)
+            self._on_answer(join_host_port(url.host or "", url.port or 0), code)
 
     def _tls_for(self, credential: Credential) -> ssl.SSLContext:
         if self._tls is None or self._tls[0] != credential:

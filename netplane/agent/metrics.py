@@ -39,6 +39,12 @@ class Page(NamedTuple):
     content_type: str
 
 
+def page_of(registry: CollectorRegistry, accept: str) -> Page:
+    """A registry's exposition, in the format that a request's Accept header prefers."""
+    encode, content_type = choose_encoder(accept)
+    return Page(encode(registry), content_type)
+
+
 class Metrics:
     """Every metric of the agent; each attribute is one, labelled ``ip_family`` unless said.
 
@@ -109,8 +115,7 @@ class Metrics:
 
     def page(self, accept: str = "") -> Page:
         """The exposition, in the format that a request's Accept header prefers."""
-        encode, content_type = choose_encoder(accept)
-        return Page(encode(self.registry), content_type)
+        return page_of(self.registry, accept)
 
     # --- definitions -----------------------------------------------------------------------------
 
@@ -196,6 +201,12 @@ class Metrics:
             "kubeproxy_proxy_healthz_total", "Answers on /healthz", ("code",)
         )
         self.livez = self._counter("kubeproxy_proxy_livez_total", "Answers on /livez", ("code",))
+        # client-go's, in every component that asks an API server.
+        self.requests = self._counter(
+            "rest_client_requests_total",
+            "Requests to the API server by what came of them; <error>: no answer",
+            ("code", "host", "method"),
+        )
 
     def _define_own(self, watch_age: Callable[[], float]) -> None:
         self.drift_found = self._counter(

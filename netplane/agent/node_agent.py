@@ -47,14 +47,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         netns: The named namespace to keep; None for this one.
-        make_source: Makes the source once the event loop runs.
+        make_source: Makes the source once the event loop runs; what it asks of an API server is
+            counted.
         verbose: Say what was done, too, not only what went wrong.
         top_services: How many Services' connections are told apart in the metrics.
     """
 
     config: Config
     netns: str | None
-    make_source: Callable[[Journal], Source]
+    make_source: Callable[[Journal, Metrics], Source]
     take_over: bool = False
     log_json: bool = False
     verbose: bool = False
@@ -110,7 +111,7 @@ async def _keep(settings: Settings, namespace: Namespace, held: socket.socket) -
         level=level,
         on_drop=lambda kind: metrics.log_messages_dropped.labels(kind).inc(),
     )
-    source = settings.make_source(journal)
+    source = settings.make_source(journal, metrics)
     health = Health(
         families=tuple(Family),
         period=config.sync_period,

@@ -1,8 +1,9 @@
 """What the agent's own two ports answer, on kube-proxy's paths.
 
 The health port, for load balancers and people: ``/healthz``, ``/livez``; with ``?verbose`` the
-JSON also has the reasons. The metrics port, for this machine: ``/metrics``, ``/proxyMode``,
-``/configz`` and a ``/healthz`` that says whether the process works at all, for who may restart it.
+JSON also has the reasons. The metrics port, for this machine: ``/metrics``, ``/metrics/slis``,
+``/proxyMode``, ``/configz`` and a ``/healthz`` that says whether the process works at all, for who
+may restart it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from aiohttp import web
 
 from netplane.agent.health import OK, UNAVAILABLE, Answer, Health
 from netplane.agent.listening import Respond
-from netplane.agent.metrics import Metrics
+from netplane.agent.metrics import Metrics, Page
+from netplane.agent.slis import Slis
 from netplane.config import Config
 
 Refresh: TypeAlias = Callable[[], Awaitable[None]]
@@ -51,16 +53,20 @@ def metrics_port(
         config: What is told on ``/configz``.
         refresh: Brings what is read on demand up to date, before metrics are exposed.
     """
+    slis = Slis()
     configuration = Answer(OK, msgspec.json.encode({"netplane": config}))
 
     async def exposition(request: web.BaseRequest) -> web.Response:
         if refresh is not None:
             await refresh()
-        page = metrics.page(request.headers.get("Accept", ""))
-        return web.Response(body=page.body, headers={"Content-Type": page.content_type})
+        return _exposed(metrics.page(request.headers.get("Accept", "")))
+
+    def probes(request: web.BaseRequest) -> web.Response:
+        return _exposed(slis.page(request.headers.get("Accept", "")))
 
     def healthz(request: web.BaseRequest) -> web.Response:
         del request
+        slis.probed(well=health.turning)
         if health.turning:
             return web.Response(text="ok")
         return web.Response(status=UNAVAILABLE, text="the loop does not turn")
@@ -76,6 +82,7 @@ def metrics_port(
     return _routes(
         {
             "/metrics": exposition,
+            "/metrics/slis": probes,
             "/healthz": healthz,
             "/proxyMode": proxy_mode,
             "/configz": configz,
@@ -97,6 +104,10 @@ def _routes(paths: Mapping[str, Respond]) -> Respond:
         return found(request)
 
     return respond
+
+
+def _exposed(page: Page) -> web.Response:
+    return web.Response(body=page.body, headers={"Content-Type": page.content_type})
 
 
 def _json(answer: Answer) -> web.Response:

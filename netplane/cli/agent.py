@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from netplane.agent.changes import Source
     from netplane.agent.logs import Journal
+    from netplane.agent.metrics import Metrics
     from netplane.config import Config
 
 
@@ -71,17 +72,17 @@ def command(
 
 def _source(
     call: options.Call, config: Config, kubeconfig: str | None, context: str | None
-) -> Callable[[Journal], Source]:
+) -> Callable[[Journal, Metrics], Source]:
     """What makes the source that the options name."""
     if call.filenames:
         paths = tuple(Path(name) for name in call.filenames)
-        return lambda journal: _directory_source(paths, config, journal)
+        return lambda journal, _: _directory_source(paths, config, journal)
     from netplane.agent.kubeconfig import in_cluster, read_kubeconfig
 
     path, context = kubeconfig or config.kubeconfig, context or ""
     access = read_kubeconfig(Path(path), context=context) if path else in_cluster(os.environ)
 
-    def make(journal: Journal) -> Source:
+    def make(journal: Journal, metrics: Metrics) -> Source:
         import random
 
         from netplane.agent.api_source import ApiSource
@@ -94,6 +95,7 @@ def _source(
             rng=random.Random(),  # noqa: S311 (jitter)
             period=config.sync_period,
             on_fault=lambda kind, fault: _heard(journal, kind, fault),
+            on_answer=lambda host, code: metrics.requests.labels(code, host, "GET").inc(),
         )
 
     return make

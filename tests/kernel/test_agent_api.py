@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
+from netplane.agent.manifest import dashboard
 from netplane.apply.netns import Namespace
 from tests.support.agent_process import METRICS_PORT, AgentProcess, running_agent
 from tests.support.api_server import EVENT_FAULTS, LIST_FAULTS, WATCH_FAULTS, ApiServer, Fault
@@ -258,6 +259,14 @@ def test_a_deletion_that_was_missed_is_found(netns: Namespace, tmp_path: Path) -
         cluster.server.store.delete("Service", ("default", "web-2"))
         agent.until(lambda: "172.30.9.3" not in ruleset(netns))
         assert cluster.server.happened == [Fault.DROP]
+
+
+def test_what_came_of_each_request_is_counted(netns: Namespace, tmp_path: Path) -> None:
+    with _cluster(netns, tmp_path) as cluster, _agent(cluster, tmp_path, "nftables") as agent:
+        host = cluster.server.url.removeprefix("https://")
+        answers = f'rest_client_requests_total{{code="200",host="{host}",method="GET"}}'
+        agent.until(lambda: agent.metrics().get(answers, 0) >= 6)  # a list, a watch of each kind
+    assert "rest_client_requests_total" in dashboard()
 
 
 def test_an_empty_list_takes_nothing_away_until_it_is_confirmed(

@@ -292,6 +292,11 @@ def test_the_metrics_port(netns: Namespace) -> None:
         assert page.headers["Content-Type"].startswith("text/plain")
         assert (await _get(netns, "127.0.0.1", 10249, "/proxyMode")).body == b"nftables"
         assert (await _get(netns, "127.0.0.1", 10249, "/healthz")).body == b"ok"
+        slis = (await _get(netns, "127.0.0.1", 10249, "/metrics/slis")).body.decode()
+        assert 'kubernetes_healthcheck{name="ping",type="healthz"} 1.0' in slis
+        counted = 'kubernetes_healthchecks_total{name="ping",status="%s",type="healthz"} %s'
+        assert counted % ("success", 1.0) in slis
+        assert counted % ("error", 0.0) in slis
         assert b'"mode":"nftables"' in (await _get(netns, "127.0.0.1", 10249, "/configz")).body
         assert (await _get(netns, "127.0.0.1", 10249, "/metrics", "POST")).status == 405
         assert (await _get(netns, "127.0.0.1", 10249, "/")).status == 404

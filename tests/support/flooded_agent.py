@@ -119,7 +119,7 @@ def main() -> None:
         Settings(
             config=config,
             netns=None,
-            make_source=lambda _: Flood([int(mark) for mark in marks]),
+            make_source=lambda *_: Flood([int(mark) for mark in marks]),
             top_services=20,
         )
     )

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import json
 import random
+from collections import Counter
+from collections.abc import Callable
 
 import pytest
 from _pytest.mark.structures import ParameterSet
@@ -24,13 +26,18 @@ def by_name(faults: frozenset[Fault]) -> list[ParameterSet]:
     return [pytest.param(f, id=f.name) for f in sorted(faults, key=lambda f: f.name)]
 
 
-def source_of(server: ApiServer, pacing: Pacing = HASTY) -> ApiSource:
+def source_of(
+    server: ApiServer,
+    pacing: Pacing = HASTY,
+    on_answer: Callable[[str, str], object] | None = None,
+) -> ApiSource:
     return ApiSource(
         Access(server=server.url),
         node_name="node-1",
         clocks=CLOCKS,
         rng=rng(),
         pacing=pacing,
+        on_answer=on_answer,
     )
 
 
@@ -53,6 +60,33 @@ def fill(server: ApiServer, count: int) -> None:
     for number in range(count):
         server.store.put(service(f"web-{number}", cluster_ips=[f"172.30.9.{number % 250 + 1}"]))
         server.store.put(endpoint_slice(f"web-{number}"))
+
+
+def test_every_answer_is_told_and_every_request_without_one() -> None:
+    told: Counter[str] = Counter()
+    hosts = set()
+
+    def on_answer(host: str, code: str) -> None:
+        hosts.add(host)
+        told[code] += 1
+
+    with ApiServer() as server:
+        fill(server, 2)
+        server.script("Service", Fault.UNAVAILABLE, Fault.FORBIDDEN)
+
+        async def story(follower: Follower) -> None:
+            await follower.until(lambda: is_true(follower, server))
+
+        asyncio.run(following(source_of(server, on_answer=on_answer), story))
+        assert hosts == {f"127.0.0.1:{server.port}"}
+        assert told["503"] == told["403"] == 1
+        assert told["200"] >= 3
+        nobody = source_of(server, on_answer=on_answer)
+
+    async def alone(follower: Follower) -> None:
+        await follower.until(lambda: told["<error>"] > 0)
+
+    asyncio.run(following(nobody, alone))
 
 
 def test_a_quiet_server_is_read_in_pages_and_then_watched() -> None:
