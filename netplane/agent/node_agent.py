@@ -34,7 +34,7 @@ from netplane.agent.tallies import Tallies
 from netplane.agent.telling import Teller
 from netplane.agent.web import health_port, metrics_port
 from netplane.apply.netns import Namespace
-from netplane.config import DEFAULT_ORIGIN, Config
+from netplane.config import Config
 from netplane.core.model.address import Family
 from netplane.errors import UsageError
 
@@ -148,7 +148,7 @@ async def _keep(settings: Settings, namespace: Namespace, held: socket.socket) -
             clocks=CLOCKS,
         )
         async with _servers(config, namespace, health, metrics, tallies), teller.answering(held):
-            await Loop(parts, _pace(config)).run()
+            await Loop(parts, Pace(config.sync_period, config.min_sync_period)).run()
 
 
 def _keeper(settings: Settings, namespace: Namespace, lookout: Lookout) -> Keeper:
@@ -158,12 +158,6 @@ def _keeper(settings: Settings, namespace: Namespace, lookout: Lookout) -> Keepe
         take_over=settings.take_over,
         vouch=lookout.witness.vouch,
     )
-
-
-def _pace(config: Config) -> Pace:
-    """kube-proxy's default of 1 s between syncs is for its costs; ours is none."""
-    asked = config.origin("min_sync_period") != DEFAULT_ORIGIN
-    return Pace(config.sync_period, config.min_sync_period if asked else 0.0)
 
 
 @contextlib.asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import msgspec
@@ -11,6 +12,7 @@ from netplane.errors import UsageError
 
 _API_VERSION = "kubeproxy.config.k8s.io/v1alpha1"
 _KIND = "KubeProxyConfiguration"
+_NO_TIME = re.compile(r"\+?(?:0[0.]*(?:ns|us|µs|ms|s|m|h)?)+")
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -161,7 +163,7 @@ def top_settings(file: ConfigFile) -> dict[str, Setting]:
             "kubeconfig": client.kubeconfig or None,
             "client_qps": client.qps or None,
             "client_burst": client.burst or None,
-            "config_sync_period": doc.config_sync_period or None,
+            "config_sync_period": _some(doc.config_sync_period),
             "healthz_bind_address": doc.healthz_bind_address or None,
             "metrics_bind_address": doc.metrics_bind_address or None,
             "oom_score_adj": doc.oom_score_adj,
@@ -186,8 +188,8 @@ def section_settings(file: ConfigFile, *, nftables: bool) -> dict[str, Setting]:
             "masquerade_all": section.masquerade_all,
             "masquerade_bit": section.masquerade_bit,
             "localhost_node_ports": iptables.localhost_node_ports,
-            "sync_period": section.sync_period or None,
-            "min_sync_period": section.min_sync_period or None,
+            "sync_period": _some(section.sync_period),
+            "min_sync_period": _some(section.min_sync_period),
         },
     )
 
@@ -196,6 +198,11 @@ def _given(file: ConfigFile, values: Mapping[str, object]) -> dict[str, Setting]
     """The values that are set at all, marked as coming from the file."""
     origin = f"file {file.path}"
     return {field: Setting(value, origin) for field, value in values.items() if value is not None}
+
+
+def _some(duration: str | None) -> str | None:
+    """A period that is set at all: kubeadm writes ``0s``, which stands for the default."""
+    return None if not duration or _NO_TIME.fullmatch(duration) else duration
 
 
 def _bound(address: str | None) -> str | None:

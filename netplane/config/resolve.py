@@ -79,6 +79,13 @@ def _check_together(config: Config) -> None:
                 f"detectLocalMode {mode} ({config.origin('detect_local_mode')}) needs "
                 f"{_FILE_NAMES[field]}"
             )
+    if not config.sync_period:
+        raise UsageError(f"syncPeriod ({config.origin('sync_period')}) must be more than 0")
+    if config.min_sync_period > config.sync_period:
+        raise UsageError(
+            f"minSyncPeriod ({config.origin('min_sync_period')}) is longer than syncPeriod "
+            f"({config.origin('sync_period')})"
+        )
     if not config.node_name:
         raise UsageError("the node has no name: use --node")
 

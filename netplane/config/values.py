@@ -51,7 +51,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     client_qps: float = 5.0
     client_burst: int = 10
     sync_period: float = 30.0
-    min_sync_period: float = 1.0
+    min_sync_period: float = 0.0  # kube-proxy's 1 s is for its costs; ours is none
     config_sync_period: float = 900.0
     healthz_bind_address: str = "0.0.0.0:10256"
     metrics_bind_address: str = "127.0.0.1:10249"
@@ -68,6 +68,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     def origin(self, field: str) -> str:
         """Where the value of a field came from."""
         return self.origins.get(field, DEFAULT_ORIGIN)
+
+    def conntrack_limit(self, processors: int) -> int:
+        """How many connections are to be tracked at the least; 0: the kernel's limit is fine."""
+        if not self.conntrack_max_per_core:
+            return 0
+        return max(self.conntrack_max_per_core * processors, self.conntrack_min)
 
 
 class Setting(NamedTuple):

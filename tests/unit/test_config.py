@@ -65,10 +65,10 @@ showHiddenMetricsForVersion: ""
 winkernel: {enableDSR: false, networkName: "", sourceVip: ""}
 """
     )
-    assert config.cluster_cidrs == ("10.244.0.0/16",)
-    assert config.kubeconfig == "/k"
-    assert config.masquerade_bit == 14
-    assert config.localhost_node_ports
+    wanted = Config(cluster_cidrs=("10.244.0.0/16",), kubeconfig="/k", node_name="host-1")
+    assert msgspec.structs.replace(config, origins={}) == wanted, "zeros stand for defaults"
+    assert config.origin("sync_period") == "default"
+    assert config.origin("conntrack_max_per_core") == "default"
 
 
 def test_the_section_of_the_mode_in_use_counts() -> None:
@@ -78,7 +78,7 @@ nftables: {masqueradeAll: false, masqueradeBit: 5, minSyncPeriod: 500ms}
 """
     iptables, nftables = _resolve(text), _resolve(text, mode="nftables")
     assert (iptables.masquerade_all, iptables.masquerade_bit) == (True, 3)
-    assert (iptables.sync_period, iptables.min_sync_period) == (90.0, 1.0)
+    assert (iptables.sync_period, iptables.min_sync_period) == (90.0, 0.0)
     assert (nftables.masquerade_all, nftables.masquerade_bit) == (False, 5)
     assert (nftables.sync_period, nftables.min_sync_period) == (30.0, 0.5)
 
@@ -126,6 +126,9 @@ def test_values_become_canonical(field: str, value: object, wanted: object) -> N
         pytest.param("interface_prefix", "a" * 16, id="long interface"),
         pytest.param("masquerade_bit", 32, id="bit"),
         pytest.param("node_name", "", id="no name"),
+        pytest.param("sync_period", "0", id="no period"),
+        pytest.param("sync_period", "0h0.0s", id="no period, spelt out"),
+        pytest.param("min_sync_period", "31s", id="longer than the period"),
     ],
 )
 def test_impossible_values_are_refused_by_origin(field: str, value: str) -> None:
@@ -140,6 +143,7 @@ def test_impossible_values_are_refused_by_origin(field: str, value: str) -> None
         pytest.param("clusterCIDR: pods", "file proxy.yaml, clusterCIDR", id="value"),
         pytest.param("clusterCIDR: 7", "clusterCIDR", id="type"),
         pytest.param("configSyncPeriod: soon", "configSyncPeriod", id="duration"),
+        pytest.param("iptables: {syncPeriod: h0s}", "syncPeriod", id="no duration"),
         pytest.param("mode: ipvs", "file proxy.yaml, mode", id="mode"),
         pytest.param("mode: nftables\nmode: iptables", "twice", id="duplicate key"),
         pytest.param("iptables: {a: 1, a: 2}", "twice", id="duplicate key inside"),
