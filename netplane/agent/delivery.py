@@ -12,7 +12,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from netplane.config import DEFAULT_ORIGIN, Config
 from netplane.errors import ApplyError, UsageError
 from netplane.rendering import template
 
@@ -23,12 +22,6 @@ PARAMETERS = "etc/netplane/sysctl.conf"
 # What stands between double quotes in a unit and means itself: no quote, backslash, % or $.
 _WORD = re.compile(r"[A-Za-z0-9 _./:;,@*+=\[\]()-]+\Z")
 _HIDDEN = ("/tmp/", "/var/tmp/")  # noqa: S108 (PrivateTmp= hides them; nothing is written there)
-_TIMEOUTS = {
-    "conntrack_tcp_established": "net/netfilter/nf_conntrack_tcp_timeout_established",
-    "conntrack_tcp_close_wait": "net/netfilter/nf_conntrack_tcp_timeout_close_wait",
-    "conntrack_udp": "net/netfilter/nf_conntrack_udp_timeout",
-    "conntrack_udp_stream": "net/netfilter/nf_conntrack_udp_timeout_stream",
-}
 
 
 def own_program() -> Path:
@@ -44,28 +37,6 @@ def own_program() -> Path:
     return Path(found).absolute()
 
 
-def kernel_parameters(config: Config, *, processors: int) -> dict[str, str]:
-    """The kernel parameters that a configuration asks for (reference section 5), by path.
-
-    The limits and timeouts of connection tracking only where they are set on purpose: defaults
-    would lower what an administrator has raised.
-    """
-    wanted = {}
-    if config.mode == "iptables" and config.localhost_node_ports:
-        wanted["net/ipv4/conf/all/route_localnet"] = "1"
-    chosen = {field for field, origin in config.origins.items() if origin != DEFAULT_ORIGIN}
-    if chosen & {"conntrack_max_per_core", "conntrack_min"} and config.conntrack_max_per_core:
-        most = max(config.conntrack_max_per_core * processors, config.conntrack_min)
-        wanted["net/netfilter/nf_conntrack_max"] = str(most)
-    for field, name in _TIMEOUTS.items():
-        seconds = getattr(config, field)
-        if field in chosen and seconds > 0:
-            wanted[name] = f"{seconds:.0f}"
-    if config.conntrack_tcp_be_liberal:
-        wanted["net/netfilter/nf_conntrack_tcp_be_liberal"] = "1"
-    return wanted
-
-
 def systemd_files(
     command: Sequence[str], parameters: Mapping[str, str], *, netns: str | None = None
 ) -> dict[str, str]:
@@ -73,7 +44,7 @@ def systemd_files(
 
     Args:
         command: The program and its arguments; every path in it absolute.
-        parameters: As ``kernel_parameters`` has them.
+        parameters: As ``parameters.kernel_parameters`` has them.
         netns: The named namespace that the command's --netns names; entering it needs
             CAP_SYS_ADMIN.
 

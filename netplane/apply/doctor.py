@@ -21,7 +21,7 @@ from netplane.apply.iptables_tools import Variant, detect_variant
 from netplane.apply.netns import Namespace
 from netplane.apply.privilege import has_net_admin
 from netplane.apply.tools import find, run
-from netplane.config import Mode
+from netplane.config import Config, Mode
 from netplane.errors import ApplyError
 
 _OLDEST_NFT = (1, 0, 6)  # the oldest one tried
@@ -251,6 +251,14 @@ def _conntrack(examination: Examination) -> Iterator[Finding]:
             "conntrack",
             f"{used} of {limit} conntrack entries are used: new connections will be dropped",
             "raise net.netfilter.nf_conntrack_max",
+        )
+    elif 0 < int(limit) < (usual := Config().conntrack_limit(os.cpu_count() or 1)):
+        yield Finding(
+            Level.WARN,
+            "conntrack",
+            f"{limit} connections can be tracked; kube-proxy would make that {usual} here, and "
+            "netplane does not",
+            f"sysctl -w net.netfilter.nf_conntrack_max={usual}, and keep it in /etc/sysctl.d",
         )
     else:
         yield Finding(Level.OK, "conntrack", f"{used} of {limit} entries are used")

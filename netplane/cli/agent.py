@@ -123,12 +123,8 @@ def _directory_source(paths: tuple[Path, ...], config: Config, journal: Journal)
 
 def _install(ctx: click.Context, call: options.Call, config: Config) -> int:
     """Write the unit that runs this very command line, and say how to start it."""
-    from netplane.agent.delivery import (
-        install_systemd,
-        kernel_parameters,
-        own_program,
-        systemd_files,
-    )
+    from netplane.agent.delivery import install_systemd, own_program, systemd_files
+    from netplane.agent.parameters import kernel_parameters
     from netplane.cli import log
 
     words = [str(own_program()), "agent", *words_of(ctx, config)]

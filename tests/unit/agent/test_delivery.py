@@ -14,10 +14,10 @@ from netplane.agent.delivery import (
     PARAMETERS,
     SYSCTLS_UNIT,
     install_systemd,
-    kernel_parameters,
     own_program,
     systemd_files,
 )
+from netplane.agent.parameters import kernel_parameters
 from netplane.config import Config
 from netplane.errors import ApplyError, UsageError
 
