@@ -112,6 +112,8 @@ class ClusterState:
     ) -> None:
         """Become what a snapshot says; only what differs is a change.
 
+        Where it has Nodes, but not our own, that is told as ``delete`` does.
+
         Args:
             snapshot: Everything there is.
             eligible: See ``ClusterChange.eligible``.
@@ -121,13 +123,17 @@ class ClusterState:
             self._set_service(name, snapshot.services.get(name))
         for name in [*self._slices.keys() - snapshot.slices.keys(), *snapshot.slices]:
             self._set_slices(name, snapshot.slices.get(name, ()))
-        node = snapshot.nodes.get(self._node_name)
-        if node is not None:
-            self._set_node(node)
-        self._set_eligible(eligible=eligible)
         problems: defaultdict[ObjectKey, list[Problem]] = defaultdict(list)
         for problem in snapshot.problems:
             problems[ObjectKey(problem.kind, problem.namespace, problem.name)].append(problem)
+        node = snapshot.nodes.get(self._node_name)
+        own = ObjectKey(NODE.kind, "", self._node_name)
+        if node is not None:
+            self._set_node(node)
+        elif snapshot.nodes and own not in problems:  # without any, nobody means to tell of them
+            problems[own].append(_no_such_node(self._node_name))
+            eligible = False
+        self._set_eligible(eligible=eligible)
         ours = [key for key in self._faults if key.kind != FILE_KIND]
         for key in {*ours, *problems}:
             about = concerns(key) if concerns and key.kind == ENDPOINT_SLICE.kind else None

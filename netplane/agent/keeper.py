@@ -10,7 +10,6 @@ the next one does.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -21,7 +20,7 @@ import msgspec
 
 from netplane.agent.changes import ClusterChange
 from netplane.agent.flow_keeper import FlowKeeper
-from netplane.agent.parameters import unmet_parameters
+from netplane.agent.remarks import remarks
 from netplane.apply import foreign
 from netplane.apply.addresses import local_addresses
 from netplane.apply.engine import Applied, Engine, RuleCount, told_with
@@ -40,7 +39,6 @@ from netplane.core.plan.changes import Changes
 from netplane.core.plan.incremental import Replanned
 from netplane.core.plan.node import NodeView
 from netplane.core.plan.plan import HealthCheck
-from netplane.errors import ApplyError
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +58,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
         also: What else was changed, in words.
         flows: UDP conntrack entries deleted.
         failures: Steps after the rules that failed, in words; the next pass tries them again.
-        notes: What had to be left out, or is not as the configuration asks, in words.
+        notes: What had to be left out, or is not as it should be, in words, by the last look.
         rules: How many rules there are and were written, by family and table; iptables mode.
         conflicts: Commits begun anew since the start, since somebody else's had come between.
         flow_seconds: How long the pass over the UDP flows took, of each family it was made in.
@@ -119,7 +117,7 @@ class Keeper:
         # What is done once, after the first rules; where it fails, the next look tries again.
         self._to_retire = True
         self._others: OtherModes | None = None
-        self._unmet: tuple[str, ...] = ()
+        self._notes: tuple[str, ...] = ()
         self._to_take_over = take_over
         self._flows = FlowKeeper(namespace)
 
@@ -174,7 +172,7 @@ class Keeper:
         after = FollowUp()
         if look:
             after.set_parameters(self._namespace, node)
-            self._unmet = self._parameters()
+            self._notes = remarks(engine, self._config, self._namespace)
             # From then on only what is nobody else's: a kube-proxy that came has the same chains.
             if self._to_retire or not rival:
                 self._to_retire = not after.retire(self._leftovers)
@@ -198,7 +196,7 @@ class Keeper:
             also=tuple(after.also),
             flows=tuple(after.flows),
             failures=tuple(after.failures),
-            notes=(*engine.notes, *self._unmet),
+            notes=self._notes,
             rules=engine.rules,
             conflicts=engine.conflicts,
             flow_seconds=took,
@@ -209,14 +207,6 @@ class Keeper:
         engine = open_engine(self._config.mode, self._namespace, node, vouch=self._vouch)
         self._engine = self._stack.enter_context(engine)
         return engine
-
-    def _parameters(self) -> tuple[str, ...]:
-        """What the configuration asks of the kernel in vain; the first rules load conntrack."""
-        processors = os.cpu_count() or 1
-        try:
-            return tuple(unmet_parameters(self._config, self._namespace, processors=processors))
-        except ApplyError as exc:
-            return (str(exc),)
 
     def _leftovers(self) -> tuple[Leftover, ...]:
         self._others = self._others or OtherModes(self._config.mode, self._namespace)

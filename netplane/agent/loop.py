@@ -230,7 +230,7 @@ class Loop:
             journal.warning("step-failed", "a step after the rules failed", reason=failure)
         for note in kept.notes:
             if note not in self._notes:
-                journal.warning("left-out", note)
+                journal.warning("remark", note)
         self._notes = kept.notes
         for name, words in kept.refused.items():
             journal.error(

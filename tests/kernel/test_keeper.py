@@ -6,16 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from netplane.agent.changes import ClusterChange
 from netplane.agent.cluster_state import ClusterState
 from netplane.agent.keeper import Keeper
 from netplane.apply.modes import open_inhabited
 from netplane.apply.netns import Namespace
 from netplane.config import Config, Mode, Setting, resolve
+from netplane.core.model.service import ServiceName
 from netplane.errors import ConflictError
 from tests.support.command import apply_objects
 from tests.support.host_iptables import break_program, use_iptables
 from tests.support.kernel_state import meaning
-from tests.support.manifests import Object, endpoint_slice, service
+from tests.support.manifests import Object, endpoint_slice, node, service
 from tests.support.netns import run_tool
 from tests.support.scenario import MODES
 from tests.support.snapshots import cluster_change
@@ -76,6 +78,22 @@ def test_a_look_looks_though_something_has_changed_too(netns: Namespace, mode: M
         assert kept.mended, "though in nftables mode the change itself came upon it"
         assert meaning(netns) == whole
         assert not keeper.keep(look=True).changes
+
+
+def test_what_is_not_known_of_the_node_is_told_as_long_as_it_matters(netns: Namespace) -> None:
+    state = ClusterState("node-1")
+    local = service("web", type="NodePort", externalTrafficPolicy="Local")
+    local["spec"]["ports"][0]["nodePort"] = 30080
+    with Keeper(netns, _config("nftables")) as keeper:
+        keeper.take(cluster_change(state, local, endpoint_slice("web", ["10.244.1.7"])))
+        words = [note for note in keeper.keep(look=True).notes if "IPv4" in note]
+        assert "1 NodePorts answer on no address" in words[0]
+        assert "--cluster-cidr" in words[1]
+        keeper.take(cluster_change(state, node("node-1", ip="192.0.2.1")))
+        words = [note for note in keeper.keep(look=True).notes if "IPv4" in note]
+        assert len(words) == 1
+        keeper.take(ClusterChange(services={ServiceName("default", "web"): None}, slices={}))
+        assert not [note for note in keeper.keep(look=True).notes if "IPv4" in note]
 
 
 def test_a_step_that_fails_costs_changes_nothing(netns: Namespace, programs: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from netplane.agent.parameters import unmet_parameters
 from netplane.apply import sysctl
+from netplane.apply.doctor import Examination, Level, _conntrack
 from netplane.apply.netns import Namespace
 from netplane.config import Config, Setting, resolve
 from tests.support.netns import run_tool
@@ -61,3 +62,17 @@ def test_timeouts_are_told_where_they_were_asked_for(tracking: Namespace) -> Non
 def test_route_localnet_is_the_follow_ups(netns: Namespace) -> None:
     assert Config().mode == "iptables"
     assert not any("route_localnet" in words for words in _unmet(netns))
+
+
+def test_the_doctor_knows_kube_proxys_limit(
+    tracking: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examination = Examination(tracking, "nftables")
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    limit = _limit(tracking)
+    (finding,) = _conntrack(examination)
+    assert (finding.level is Level.OK) == (limit >= 131072)
+    monkeypatch.setattr("os.cpu_count", lambda: limit)
+    (finding,) = _conntrack(examination)
+    assert finding.level is Level.WARN
+    assert f"sysctl -w net.netfilter.nf_conntrack_max={limit * 32768}" in finding.todo

@@ -187,6 +187,25 @@ def test_a_snapshot_is_adopted_by_its_difference() -> None:
     assert state.slices(WEB) == ()
 
 
+def test_a_snapshot_with_nodes_but_not_our_own_says_so() -> None:
+    """Most often the name is wrong: then no endpoint is local, and nothing else tells."""
+    state = ClusterState("node-1")
+    state.adopt(snapshot_of([service("web")]))
+    change = state.take()
+    assert change is not None
+    assert (change.eligible, change.problems) == (True, {}), "nobody means to tell of Nodes"
+    state.adopt(snapshot_of([node("node-2", ip="192.0.2.2")]))
+    change = state.take()
+    assert change is not None
+    key = ObjectKey("Node", "", "node-1")
+    assert change.eligible is False
+    assert "is --node right?" in str(change.problems[key][0])
+    state.adopt(snapshot_of([node("node-1", ip="192.0.2.1")]))
+    change = state.take()
+    assert change is not None
+    assert (change.eligible, change.problems) == (True, {key: ()})
+
+
 @pytest.mark.parametrize(("first", "then"), [("a", "b"), ("b", "a")])
 def test_a_slice_that_moved_in_a_snapshot_can_move_on(first: str, then: str) -> None:
     """Whichever of the two Services comes first when the snapshot is adopted."""
