@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 
 from netplane.core.model.address import Family
 from netplane.core.nftables.wire import (
+    NFGEN_SIZE,
     PROTOCOL_FAMILY,
     MessageFlag,
     MessageType,
@@ -46,7 +47,6 @@ _DATAGRAM = 1 << 18  # the kernel fills what it is offered, up to 32 KiB
 _TIMEOUT = 60.0
 _INTERRUPTED = int(MessageFlag.NLM_F_DUMP_INTR)  # a flag's own & takes longer than all else
 _SEQUENCE = 1
-_NFGEN_SIZE = 4
 #: Errors that another attempt may not meet.
 PASSING = frozenset({errno.EINTR, errno.EBUSY, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN})
 
@@ -120,12 +120,12 @@ def decode_flow(body: bytes, family: Family) -> Flow | None:
     else:
         tuples = {
             kind: _read_tuple(body, first, last)
-            for kind, first, last in attributes(body, _NFGEN_SIZE, len(body))
+            for kind, first, last in attributes(body, NFGEN_SIZE, len(body))
             if kind in {_CTA_TUPLE_ORIG, _CTA_TUPLE_REPLY}
         }
         original = tuples.get(_CTA_TUPLE_ORIG, _Tuple())
         reply = tuples.get(_CTA_TUPLE_REPLY, _Tuple())
-        start = _NFGEN_SIZE
+        start = NFGEN_SIZE
         ours = body[:1] == bytes([PROTOCOL_FAMILY[family]])
         if not ours or original.protocol != socket.IPPROTO_UDP:
             return None

@@ -33,6 +33,7 @@ from netplane.core.nftables.observed import Counts
 from netplane.core.nftables.record import Record
 from netplane.core.nftables.record import read_request as record_request
 from netplane.core.nftables.wire import (
+    NFGEN_SIZE,
     PROTOCOL_FAMILY,
     TABLE_ATTRIBUTE,
     Answer,
@@ -83,7 +84,6 @@ _NFTA_GEN_ID = 1
 _NFTA_TABLE_NAME = 1
 _NFTA_CHAIN_TABLE = 1
 _NFTA_CHAIN_NAME = 3
-_NFGEN_SIZE = 4
 _ABSENT = frozenset({errno.ENOENT, errno.EAFNOSUPPORT})
 _T = TypeVar("_T")
 
@@ -140,7 +140,7 @@ class NfnetlinkSocket:
         """The ruleset's generation id: it moves with every transaction of anybody's."""
         request = Message(MessageType.NFT_MSG_GETGEN, 0, Family.IPV4, b"")
         for reply in self._told(request):
-            for kind, start, end in attributes(reply.body, _NFGEN_SIZE, len(reply.body)):
+            for kind, start, end in attributes(reply.body, NFGEN_SIZE, len(reply.body)):
                 if kind == _NFTA_GEN_ID:
                     return read_number(reply.body, start, end)
         raise WireError("no generation id in the kernel's answer")

@@ -14,7 +14,14 @@ from typing import Final, NamedTuple
 from netplane.apply.netns import Namespace
 from netplane.apply.notice_socket import NoticeSocket
 from netplane.apply.own_hands import is_ours
-from netplane.core.nftables.wire import MessageType, attributes, read_number, read_text, replies
+from netplane.core.nftables.wire import (
+    NFGEN_SIZE,
+    MessageType,
+    attributes,
+    read_number,
+    read_text,
+    replies,
+)
 from netplane.errors import WireError
 
 _NETLINK_NETFILTER: Final = 12
@@ -23,7 +30,6 @@ _NETLINK_ADD_MEMBERSHIP: Final = 1
 _NFNLGRP_NFTABLES: Final = 7
 _SO_RCVBUFFORCE: Final = 33
 _BUFFER: Final = 8 << 20
-_NFGEN_SIZE: Final = 4
 _NFTA_GEN_ID, _NFTA_GEN_PROC_PID, _NFTA_GEN_PROC_NAME = 1, 2, 3
 _NFT_MESSAGES: Final = range(MessageType.NFT_MSG_NEWTABLE, MessageType.NFT_MSG_NEWTABLE + 0x100)
 _NFTA_TABLE: Final = 1  # of every message about something in a table (NFTA_*_TABLE)
@@ -123,7 +129,7 @@ class CommitReader:
 def _place(kind: int, body: bytes) -> Place:
     table, chain = "", ""
     naming_chain = _CHAIN_ATTRIBUTE.get(kind)
-    for number, start, end in attributes(body, _NFGEN_SIZE, len(body)):
+    for number, start, end in attributes(body, NFGEN_SIZE, len(body)):
         if number == _NFTA_TABLE:
             table = read_text(body, start, end)
             if naming_chain is None:
@@ -136,7 +142,7 @@ def _place(kind: int, body: bytes) -> Place:
 
 def _commit(body: bytes, places: frozenset[Place]) -> Commit:
     generation, pid, program = 0, 0, ""
-    for kind, start, end in attributes(body, _NFGEN_SIZE, len(body)):
+    for kind, start, end in attributes(body, NFGEN_SIZE, len(body)):
         if kind == _NFTA_GEN_ID:
             generation = read_number(body, start, end)
         elif kind == _NFTA_GEN_PROC_PID:

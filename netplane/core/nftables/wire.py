@@ -70,6 +70,7 @@ NLA_F_NESTED: Final = 0x8000
 
 _NLMSG = struct.Struct("=IHHII")  # length, type, flags, sequence, port id
 _NFGEN = struct.Struct(">BBH")  # family, version, resource id
+NFGEN_SIZE: Final = _NFGEN.size
 _ATTRIBUTE = struct.Struct("=HH")  # length, type
 _ERRNO = struct.Struct("=i")
 _TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER

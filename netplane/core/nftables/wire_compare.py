@@ -17,16 +17,20 @@ from netplane.core.model.service import Protocol
 from netplane.core.nftables.diff import backends_of
 from netplane.core.nftables.layout import Key, Keys, SetLayout, Value, Values, Verdict
 from netplane.core.nftables.observed import HOLE
-from netplane.core.nftables.wire import attribute_header, attributes, read_text
-from netplane.core.nftables.wire_dump import COUNTER, COUNTER_HEADERS, RawElement, read_element
+from netplane.core.nftables.wire import attribute_header, attributes
+from netplane.core.nftables.wire_dump import (
+    COUNTER,
+    COUNTER_HEADERS,
+    RawElement,
+    element_lists,
+    read_element,
+)
 from netplane.core.nftables.wire_elements import (
     NFTA_DATA_VALUE,
     NFTA_LIST_ELEM,
     NFTA_SET_ELEM_DATA,
     NFTA_SET_ELEM_KEY,
     NFTA_SET_ELEM_KEY_END,
-    NFTA_SET_ELEM_LIST_ELEMENTS,
-    NFTA_SET_ELEM_LIST_SET,
     comment_attribute,
     verdict_value,
 )
@@ -45,7 +49,6 @@ from netplane.core.nftables.wire_keys import (
 from netplane.core.plan.port import Backend
 from netplane.errors import WireError
 
-_NFGEN_SIZE: Final = 4
 _LENGTH = struct.Struct("=H")
 _KEY_AT: Final = 12  # LIST_ELEM's, KEY's and VALUE's headers
 _HEADERS: Final = 8  # two
@@ -87,15 +90,8 @@ class Comparison:
 
     def feed(self, body: bytes) -> None:
         """Read one NEWSETELEM message, from its ``nfgenmsg`` on."""
-        if len(body) < _NFGEN_SIZE:
-            raise WireError("half a netfilter header", len(body))
-        for kind, start, end in attributes(body, _NFGEN_SIZE, len(body)):
-            if kind == NFTA_SET_ELEM_LIST_SET:
-                name = read_text(body, start, end)
-                if name != self._layout.name:
-                    raise WireError(f"elements of {name!r} for {self._layout.name!r}", start)
-            elif kind == NFTA_SET_ELEM_LIST_ELEMENTS:
-                self._feed_list(body, start, end)
+        for start, end in element_lists(body, self._layout):
+            self._feed_list(body, start, end)
 
     def finish(self) -> dict[Key, Value]:
         """What the set holds; meaningless where ``foreign`` or ``repeated`` is set.

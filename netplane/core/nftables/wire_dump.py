@@ -8,12 +8,14 @@ the first. Whatever differs is read attribute by attribute, which also judges ho
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import Final, NamedTuple, TypeAlias
 
 from netplane.core.model.address import Family
 from netplane.core.nftables.layout import Key, SetLayout, Value, Values, Verdict
 from netplane.core.nftables.observed import HOLE, Count, Counts
 from netplane.core.nftables.wire import (
+    NFGEN_SIZE,
     attribute,
     attribute_header,
     attributes,
@@ -47,7 +49,6 @@ from netplane.core.nftables.wire_keys import (
 from netplane.core.plan.port import Backend
 from netplane.errors import WireError
 
-_NFGEN_SIZE = 4
 _NFTA_EXPR_DATA = 2
 _NFTA_COUNTER_BYTES = 1
 _NFTA_COUNTER_PACKETS = 2
@@ -98,6 +99,23 @@ class RawElement(NamedTuple):
 _Slots: TypeAlias = dict[bytes, dict[bytes, tuple[bytes, int]]]
 
 
+def element_lists(body: bytes, layout: SetLayout) -> Iterator[tuple[int, int]]:
+    """Where the lists of elements in one NEWSETELEM message start and end.
+
+    Raises:
+        WireError: It is none, or not of that set.
+    """
+    if len(body) < NFGEN_SIZE:
+        raise WireError("half a netfilter header", len(body))
+    for kind, start, end in attributes(body, NFGEN_SIZE, len(body)):
+        if kind == NFTA_SET_ELEM_LIST_SET:
+            name = read_text(body, start, end)
+            if name != layout.name:
+                raise WireError(f"elements of {name!r} for {layout.name!r}", start)
+        elif kind == NFTA_SET_ELEM_LIST_ELEMENTS:
+            yield start, end
+
+
 def read_counts(body: bytes, layout: SetLayout, family: Family) -> Counts:
     """The counters in one NEWSETELEM message, from its ``nfgenmsg`` on.
 
@@ -107,9 +125,7 @@ def read_counts(body: bytes, layout: SetLayout, family: Family) -> Counts:
     unpack, size = key_unpacker(layout.keys, family), key_size(layout.keys, family)
     slotted = layout.values is Values.SLOTS
     found: Counts = {}
-    for kind, start, end in attributes(body, _NFGEN_SIZE, len(body)):
-        if kind != NFTA_SET_ELEM_LIST_ELEMENTS:
-            continue
+    for start, end in element_lists(body, layout):
         for _, first, last in attributes(body, start, end):
             raw = read_element(body, first, last)
             if len(raw.key) != size + (SLOT.size if slotted else 0):
@@ -138,15 +154,8 @@ class DumpReader:
 
     def feed(self, body: bytes) -> None:
         """Read one NEWSETELEM message, from its ``nfgenmsg`` on."""
-        if len(body) < _NFGEN_SIZE:
-            raise WireError("half a netfilter header", len(body))
-        for kind, start, end in attributes(body, _NFGEN_SIZE, len(body)):
-            if kind == NFTA_SET_ELEM_LIST_SET:
-                name = read_text(body, start, end)
-                if name != self._layout.name:
-                    raise WireError(f"elements of {name!r} for {self._layout.name!r}", start)
-            elif kind == NFTA_SET_ELEM_LIST_ELEMENTS:
-                self._feed_list(body, start, end)
+        for start, end in element_lists(body, self._layout):
+            self._feed_list(body, start, end)
 
     @property
     def repeated(self) -> bool:

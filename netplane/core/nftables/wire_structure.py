@@ -17,6 +17,7 @@ from netplane.core.model.address import Family
 from netplane.core.nftables.program import RECORD_CHAIN, Pick
 from netplane.core.nftables.record import Record, digest, read_record
 from netplane.core.nftables.wire import (
+    NFGEN_SIZE,
     TABLE_ATTRIBUTE,
     attribute,
     attributes,
@@ -34,7 +35,6 @@ from netplane.core.nftables.wire_rules import (
 )
 from netplane.errors import WireError
 
-_NFGEN_SIZE: Final = 4
 _TABLE_USE: Final = 3
 _SET_NAME: Final = 2
 _SET_FLAGS: Final = 3
@@ -167,7 +167,7 @@ def same_picks(
 
 def table_of_body(body: bytes) -> bytes:
     """The attribute that names the table of a message; every object's first one is its table."""
-    return body[_NFGEN_SIZE : _NFGEN_SIZE + len(TABLE_ATTRIBUTE)]
+    return body[NFGEN_SIZE : NFGEN_SIZE + len(TABLE_ATTRIBUTE)]
 
 
 def chain_of(body: bytes) -> str:
@@ -191,9 +191,9 @@ def _number_in(body: bytes, kind: int) -> int:
 
 def _parts(body: bytes) -> dict[int, bytes]:
     """The attributes of a message."""
-    if len(body) < _NFGEN_SIZE:
+    if len(body) < NFGEN_SIZE:
         raise WireError("half a netfilter header", len(body))
-    return {kind: body[a:b] for kind, a, b in attributes(body, _NFGEN_SIZE, len(body))}
+    return {kind: body[a:b] for kind, a, b in attributes(body, NFGEN_SIZE, len(body))}
 
 
 def _name(raw: bytes) -> str:
@@ -210,7 +210,7 @@ def _contents(bodies: Iterable[bytes]) -> bytes:
     found = [
         body[a:b]
         for body in bodies
-        for kind, start, end in attributes(body, _NFGEN_SIZE, len(body))
+        for kind, start, end in attributes(body, NFGEN_SIZE, len(body))
         if kind == _LIST_ELEMENTS
         for _, a, b in attributes(body, start, end)
     ]
