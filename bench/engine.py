@@ -16,7 +16,7 @@ import msgspec
 from bench.inside import node_config
 from bench.states import NODES
 from netplane.apply.netns import Namespace
-from netplane.apply.nftables_engine import NftablesEngine
+from netplane.apply.nftables.engine import NftablesEngine
 from netplane.apply.sync import plan_for
 from netplane.core.model.cluster import build_snapshot
 from netplane.core.model.documents import parse

@@ -25,8 +25,8 @@ import msgspec
 from bench.inside import node_config
 from netplane.apply.modes import open_mode
 from netplane.apply.netns import Namespace
-from netplane.apply.nfnetlink import NfnetlinkSocket
-from netplane.apply.nfnetlink_commit import commit_all
+from netplane.apply.nfnetlink.commit import commit_all
+from netplane.apply.nfnetlink.socket import NfnetlinkSocket
 from netplane.apply.sync import plan_for
 from netplane.cli.inputs import read_snapshot
 from netplane.core.model.snapshot import Snapshot

@@ -19,8 +19,8 @@ from functools import partial
 from typing import TypeVar
 
 from netplane.apply.netns import Namespace
-from netplane.apply.nfnetlink import NfnetlinkSocket
-from netplane.apply.nfnetlink_commit import commit_all
+from netplane.apply.nfnetlink.commit import commit_all
+from netplane.apply.nfnetlink.socket import NfnetlinkSocket
 from netplane.core.model.address import Family
 from netplane.core.nftables.diff import ElementDelta
 from netplane.core.nftables.layout import SETS, Key, Value, Verdict

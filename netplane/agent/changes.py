@@ -26,7 +26,7 @@ class ClusterChange(msgspec.Struct, frozen=True, kw_only=True):
         services: New or changed Services; None: gone, or refused, or nothing to program for it.
         slices: All the slices of each Service of which any changed, sorted by name.
         node: Our own Node, where it changed; a Node that is gone keeps its last facts.
-        eligible: Whether load balancers may send to this node (``health.is_eligible``, and the
+        eligible: Whether load balancers may send to this node (``glimpses.is_eligible``, and the
             Node is known); None where that did not change.
         problems: Per object whose refusals changed all of them; none: it is fine again, or gone.
         concerns: Of the slices among ``problems`` that have any, the Service each says it feeds.

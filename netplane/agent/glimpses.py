@@ -6,15 +6,17 @@ Pure. What cannot be read says nothing.
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable
 from typing import TypeVar
 
 import msgspec
 
-from netplane.agent.health import is_eligible
 from netplane.core.model.documents import Manifest
 from netplane.core.model.service import ServiceName
 
 TRIGGER_ANNOTATION = "endpoints.kubernetes.io/last-change-trigger-time"
+#: The cluster autoscaler's announcement that it is about to delete a node.
+DOOMED_TAINT = "ToBeDeletedByClusterAutoscaler"
 _S = TypeVar("_S", bound=msgspec.Struct)
 
 
@@ -75,8 +77,18 @@ def fed_by(manifest: Manifest) -> ServiceName | None:
     return ServiceName(meta.namespace or "default", meta.labels.service)
 
 
+def is_eligible(*, deleting: bool, taints: Iterable[str]) -> bool:
+    """Whether a load balancer should send this node new connections.
+
+    Args:
+        deleting: The Node has a deletionTimestamp.
+        taints: The keys of its taints.
+    """
+    return not deleting and DOOMED_TAINT not in taints
+
+
 def eligible_node(manifest: Manifest) -> bool:
-    """Whether a Node stays (``health.is_eligible``); what cannot be read says nothing of going."""
+    """Whether a Node stays (``is_eligible``); what cannot be read says nothing of going."""
     departure = _read(manifest, _Departure)
     if departure is None:
         return True

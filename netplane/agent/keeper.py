@@ -29,7 +29,7 @@ from netplane.apply.follow_up import FollowUp
 from netplane.apply.foreign import KubeProxy
 from netplane.apply.modes import Leftover, OtherModes, open_engine
 from netplane.apply.netns import Namespace
-from netplane.apply.nfnetlink_commit import Vouch
+from netplane.apply.nfnetlink.commit import Vouch
 from netplane.apply.sync import view_for
 from netplane.config import Config
 from netplane.core.model.address import Family

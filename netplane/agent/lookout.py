@@ -15,9 +15,9 @@ from types import TracebackType
 from typing import Final, Self
 
 from netplane.apply.address_events import AddressEvents
-from netplane.apply.legacy_fingerprint import Fingerprint, legacy_fingerprint
+from netplane.apply.iptables.legacy_fingerprint import Fingerprint, legacy_fingerprint
 from netplane.apply.netns import Namespace
-from netplane.apply.witness import Witness, concern_of
+from netplane.apply.nfnetlink.witness import Witness, concern_of
 from netplane.config import Mode
 from netplane.errors import ApplyError
 

@@ -21,16 +21,17 @@ from typing import Any
 import msgspec
 
 from netplane.agent.changes import ClusterChange, Source
-from netplane.agent.health import Clocks, Health
-from netplane.agent.health_checks import HealthChecks, bind_addresses
+from netplane.agent.clocks import Clocks
 from netplane.agent.keeper import Keeper, Kept
-from netplane.agent.ledger import Ledger
-from netplane.agent.logs import Journal
 from netplane.agent.lookout import Lookout
-from netplane.agent.measures import Measures
-from netplane.agent.metrics import Metrics
 from netplane.agent.pace import Pace, Pacer
-from netplane.agent.systemd import Notifier
+from netplane.agent.telling.health import Health
+from netplane.agent.telling.health_checks import HealthChecks, bind_addresses
+from netplane.agent.telling.ledger import Ledger
+from netplane.agent.telling.logs import Journal
+from netplane.agent.telling.measures import Measures
+from netplane.agent.telling.metrics import Metrics
+from netplane.agent.telling.systemd import Notifier
 from netplane.core.model.problem import Problem
 from netplane.errors import ApplyError, ConflictError, WireError
 

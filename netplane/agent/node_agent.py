@@ -11,34 +11,33 @@ import resource
 import signal
 import socket
 import sys
-import time
 from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
 import netplane
 from netplane.agent.changes import Source
-from netplane.agent.health import Clocks, Health
-from netplane.agent.health_checks import HealthChecks
+from netplane.agent.clocks import CLOCKS
 from netplane.agent.holder import sole_agent
 from netplane.agent.keeper import Keeper
-from netplane.agent.ledger import Ledger
-from netplane.agent.listening import places, serve
-from netplane.agent.logs import Journal, bridged
 from netplane.agent.lookout import Lookout
 from netplane.agent.loop import Loop, Parts
-from netplane.agent.metrics import Metrics
 from netplane.agent.pace import Pace
-from netplane.agent.systemd import Notifier
-from netplane.agent.tallies import Tallies
-from netplane.agent.telling import Teller
-from netplane.agent.web import health_port, metrics_port
+from netplane.agent.telling.health import Health
+from netplane.agent.telling.health_checks import HealthChecks
+from netplane.agent.telling.ledger import Ledger
+from netplane.agent.telling.listening import places, serve
+from netplane.agent.telling.logs import Journal, bridged
+from netplane.agent.telling.metrics import Metrics
+from netplane.agent.telling.systemd import Notifier
+from netplane.agent.telling.tallies import Tallies
+from netplane.agent.telling.teller import Teller
+from netplane.agent.telling.web import health_port, metrics_port
 from netplane.apply.netns import Namespace
 from netplane.config import Config
 from netplane.core.model.address import Family
 from netplane.errors import UsageError
 
-CLOCKS = Clocks(time.monotonic, time.time)
 _OPEN_FILES = 1 << 17
 
 

@@ -9,7 +9,7 @@ import socket
 from typing import Final
 
 from netplane.apply.netns import Namespace
-from netplane.apply.notice_socket import NoticeSocket
+from netplane.apply.nfnetlink.notice_socket import NoticeSocket
 
 _RTMGRP_IPV4_IFADDR: Final = 0x10
 _RTMGRP_IPV6_IFADDR: Final = 0x100

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from netplane.apply.nfnetlink_commit import Vouch
+from netplane.apply.nfnetlink.commit import Vouch
 from netplane.core.plan.changes import Changes
 from netplane.core.plan.plan import Plan
 from netplane.core.plan.status import Status

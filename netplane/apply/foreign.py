@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from netplane.apply.netns import Namespace
-from netplane.apply.nfnetlink import NfnetlinkSocket
+from netplane.apply.nfnetlink.socket import NfnetlinkSocket
 from netplane.apply.tools import find, run
 from netplane.core.model.address import Family
 from netplane.errors import ApplyError, ConflictError, PrivilegeError, ToolError

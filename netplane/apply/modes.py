@@ -13,9 +13,9 @@ import msgspec
 
 from netplane.apply.dataplane import Dataplane
 from netplane.apply.foreign import legacy_tables
-from netplane.apply.legacy_fingerprint import Fingerprint, legacy_fingerprint
+from netplane.apply.iptables.legacy_fingerprint import Fingerprint, legacy_fingerprint
 from netplane.apply.netns import Namespace
-from netplane.apply.nfnetlink import NfnetlinkSocket
+from netplane.apply.nfnetlink.socket import NfnetlinkSocket
 from netplane.apply.tools import find
 from netplane.config import Mode
 from netplane.core.iptables.layout import FIXED_CHAINS, KUBE_FIREWALL, KUBE_SERVICES, TABLES
@@ -24,8 +24,8 @@ from netplane.core.nftables.layout import TABLE
 
 if TYPE_CHECKING:
     from netplane.apply.engine import Engine
-    from netplane.apply.iptables_tools import Variant
-    from netplane.apply.nfnetlink_commit import Vouch
+    from netplane.apply.iptables.programs import Variant
+    from netplane.apply.nfnetlink.commit import Vouch
     from netplane.core.plan.node import NodeView
 
 # The values of iptables_tools.Variant, which nftables mode has no need to import.
@@ -62,10 +62,10 @@ def open_engine(
         vouch: Who may know that foreign commits did no harm (``Witness.vouch``).
     """
     if mode == "iptables":
-        from netplane.apply.iptables_engine import IptablesEngine
+        from netplane.apply.iptables.engine import IptablesEngine
 
         return IptablesEngine(namespace, node, vouch=vouch)
-    from netplane.apply.nftables_engine import NftablesEngine
+    from netplane.apply.nftables.engine import NftablesEngine
 
     return NftablesEngine(namespace, node, vouch=vouch)
 
@@ -171,20 +171,20 @@ def _name(variant: Variant) -> str:
 
 
 def _iptables(namespace: Namespace, variant: Variant | None = None) -> Dataplane:
-    from netplane.apply.iptables import IptablesDataplane
+    from netplane.apply.iptables.mode import IptablesDataplane
 
     return IptablesDataplane(namespace, variant=variant)
 
 
 def _variant_of(dataplane: Dataplane) -> Variant:
-    from netplane.apply.iptables import IptablesDataplane
+    from netplane.apply.iptables.mode import IptablesDataplane
 
     assert isinstance(dataplane, IptablesDataplane), dataplane
     return dataplane.variant
 
 
 def _nftables(namespace: Namespace) -> Dataplane:
-    from netplane.apply.nftables import NftablesDataplane
+    from netplane.apply.nftables.mode import NftablesDataplane
 
     return NftablesDataplane(namespace)
 
@@ -192,7 +192,7 @@ def _nftables(namespace: Namespace) -> Dataplane:
 def _variants(namespace: Namespace, rulesets: Iterable[str]) -> Iterator[Variant]:
     """Those of these variants of iptables that can be run here."""
     for ruleset in rulesets:
-        from netplane.apply.iptables_tools import Variant
+        from netplane.apply.iptables.programs import Variant
 
         variant = Variant(ruleset)
         has_programs = find(f"iptables-{ruleset}-save") is not None
@@ -203,7 +203,7 @@ def _variants(namespace: Namespace, rulesets: Iterable[str]) -> Iterator[Variant
 
 
 def _hosts_own(namespace: Namespace) -> Variant:
-    from netplane.apply.iptables_tools import detect_variant
+    from netplane.apply.iptables.programs import detect_variant
 
     return detect_variant(namespace)
 

@@ -23,7 +23,7 @@ from netplane.apply.flows import Flow
 from netplane.apply.follow_up import FollowUp, foreseen_parameters
 from netplane.apply.modes import Leftover, leftovers, open_mode
 from netplane.apply.netns import Namespace
-from netplane.apply.witness import Witness, concern_of
+from netplane.apply.nfnetlink.witness import Witness, concern_of
 from netplane.config import PRIMARY, Config
 from netplane.core.model.service import Node
 from netplane.core.model.snapshot import Snapshot

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from netplane.apply.iptables import IptablesDataplane
+from netplane.apply.iptables.mode import IptablesDataplane
 from netplane.apply.netns import Namespace
-from netplane.apply.nfnetlink import NfnetlinkSocket
+from netplane.apply.nfnetlink.socket import NfnetlinkSocket
 from netplane.config import Mode
 from netplane.core.iptables.status import connections
 from netplane.core.model.address import Family

@@ -11,8 +11,8 @@ import subprocess
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from netplane.apply import own_hands
 from netplane.apply.netns import Namespace
+from netplane.apply.nfnetlink import own_hands
 from netplane.errors import ToolError
 
 # Where distributions keep administrators' programs; a user's PATH often lacks them.

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from netplane.agent.changes import Source
-    from netplane.agent.logs import Journal
-    from netplane.agent.metrics import Metrics
+    from netplane.agent.telling.logs import Journal
+    from netplane.agent.telling.metrics import Metrics
     from netplane.config import Config
 
 
@@ -77,7 +77,7 @@ def _source(
     if call.filenames:
         paths = tuple(Path(name) for name in call.filenames)
         return lambda journal, _: _directory_source(paths, config, journal)
-    from netplane.agent.kubeconfig import in_cluster, read_kubeconfig
+    from netplane.agent.api.kubeconfig import in_cluster, read_kubeconfig
 
     path, context = kubeconfig or config.kubeconfig, context or ""
     access = read_kubeconfig(Path(path), context=context) if path else in_cluster(os.environ)
@@ -85,8 +85,8 @@ def _source(
     def make(journal: Journal, metrics: Metrics) -> Source:
         import random
 
-        from netplane.agent.api_source import ApiSource
-        from netplane.agent.node_agent import CLOCKS
+        from netplane.agent.api.source import ApiSource
+        from netplane.agent.clocks import CLOCKS
 
         return ApiSource(
             access,
@@ -110,8 +110,8 @@ def _heard(journal: Journal, kind: str, fault: str) -> None:
 
 
 def _directory_source(paths: tuple[Path, ...], config: Config, journal: Journal) -> Source:
-    from netplane.agent.directory_source import DirectorySource
-    from netplane.agent.node_agent import CLOCKS
+    from netplane.agent.clocks import CLOCKS
+    from netplane.agent.files.source import DirectorySource
 
     return DirectorySource(
         paths,

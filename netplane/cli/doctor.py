@@ -24,7 +24,7 @@ def command(ctx: click.Context, /, **_: object) -> int:
 
 
 def _doctor(call: options.Call) -> int:
-    from netplane.apply.doctor import Finding, Level, examine
+    from netplane.apply.doctor.examination import Finding, Level, examine
     from netplane.apply.netns import Namespace
     from netplane.cli.terminal import Screen, emit_json
 

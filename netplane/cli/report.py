@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from netplane.agent.agent_status import AgentStatus
 from netplane.agent.holder import keeper_of
+from netplane.agent.telling.status import AgentStatus
 from netplane.apply.flows import Flow
 from netplane.apply.netns import Namespace
 from netplane.apply.sync import Outcome, Sync

@@ -9,7 +9,7 @@ import click
 from netplane.cli import options
 
 if TYPE_CHECKING:
-    from netplane.agent.agent_status import AgentStatus
+    from netplane.agent.telling.status import AgentStatus
     from netplane.apply.netns import Namespace
     from netplane.core.plan.status import Status
 
@@ -60,7 +60,7 @@ def command(
 
 
 def _status(call: options.Call) -> int:
-    from netplane.agent.agent_status import ask_agent
+    from netplane.agent.telling.status import ask_agent
     from netplane.apply.netns import Namespace
     from netplane.apply.privilege import require_net_admin
     from netplane.cli.report import StatusReport

@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from netplane.agent.agent_status import ask_agent
-from netplane.agent.ledger import State
+from netplane.agent.telling.ledger import State
+from netplane.agent.telling.status import ask_agent
 from netplane.errors import WireError
 from tests.conformance.runner import options_of, sendable
 from tests.support import scenario as schema

@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import pytest
 
-from netplane.agent.agent_status import ask_agent
-from netplane.agent.ledger import State
+from netplane.agent.telling.ledger import State
+from netplane.agent.telling.status import ask_agent
 from netplane.apply.netns import Namespace
 from netplane.apply.tools import find
 from tests.support.agent_process import get_inside

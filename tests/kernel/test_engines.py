@@ -9,12 +9,12 @@ import pytest
 
 from netplane.apply.dataplane import Dataplane
 from netplane.apply.engine import Engine
-from netplane.apply.iptables import IptablesDataplane
-from netplane.apply.iptables_engine import IptablesEngine
-from netplane.apply.iptables_tools import Variant
+from netplane.apply.iptables.engine import IptablesEngine
+from netplane.apply.iptables.mode import IptablesDataplane
+from netplane.apply.iptables.programs import Variant
 from netplane.apply.netns import Namespace
-from netplane.apply.nftables import NftablesDataplane
-from netplane.apply.nftables_engine import NftablesEngine
+from netplane.apply.nftables.engine import NftablesEngine
+from netplane.apply.nftables.mode import NftablesDataplane
 from netplane.core.model.address import Family
 from netplane.core.plan.node import DetectorKind, FamilyView, LocalDetector, NodeView
 from tests.support.manifests import endpoint, endpoint_slice, service

@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 import pytest
 
-from netplane.agent.health import Clocks, Health
-from netplane.agent.health_checks import HealthChecks, bind_addresses
-from netplane.agent.listening import Place, Server, listen, places, serve
-from netplane.agent.metrics import Metrics
-from netplane.agent.web import health_port, metrics_port
+from netplane.agent.clocks import Clocks
+from netplane.agent.telling.health import Health
+from netplane.agent.telling.health_checks import HealthChecks, bind_addresses
+from netplane.agent.telling.listening import Place, Server, listen, places, serve
+from netplane.agent.telling.metrics import Metrics
+from netplane.agent.telling.web import health_port, metrics_port
 from netplane.apply.netns import Namespace
 from netplane.config import Config
 from netplane.core.model.address import Family
@@ -216,7 +217,7 @@ def _silent_clients(netns: Namespace, count: int) -> Iterator[list[socket.socket
 
 
 def test_silent_clients_are_hung_up_on(netns: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("netplane.agent.listening.LIFETIME", 0.2)
+    monkeypatch.setattr("netplane.agent.telling.listening.LIFETIME", 0.2)
 
     async def run() -> None:
         checks = HealthChecks(netns, healthy=lambda: True)
@@ -232,7 +233,7 @@ def test_silent_clients_are_hung_up_on(netns: Namespace, monkeypatch: pytest.Mon
 def test_the_number_of_clients_is_bounded_and_who_comes_last_is_served(
     netns: Namespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("netplane.agent.listening.MOST_CONNECTIONS", 3)
+    monkeypatch.setattr("netplane.agent.telling.listening.MOST_CONNECTIONS", 3)
 
     async def run() -> None:
         checks = HealthChecks(netns, healthy=lambda: True)

@@ -24,8 +24,8 @@ from netplane.apply.dataplane import Dataplane
 from netplane.apply.engine import Engine
 from netplane.apply.modes import open_engine, open_mode
 from netplane.apply.netns import Namespace
+from netplane.apply.nfnetlink.witness import Witness, concern_of
 from netplane.apply.tools import run
-from netplane.apply.witness import Witness, concern_of
 from netplane.config import Mode
 from netplane.core.model.address import Family
 from netplane.core.model.snapshot import Snapshot

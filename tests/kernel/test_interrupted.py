@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 
 import pytest
 
-from netplane.apply.nfnetlink import NfnetlinkSocket
+from netplane.apply.nfnetlink.socket import NfnetlinkSocket
 from netplane.core.model.service import Protocol
 from tests.support.command import run_netplane
 from tests.support.flow import Flow, Outcome, Place, Verdict

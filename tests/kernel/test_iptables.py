@@ -13,9 +13,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from netplane.apply import xtables_lock
-from netplane.apply.iptables import IptablesDataplane
-from netplane.apply.iptables_tools import Tools, Variant
+from netplane.apply.iptables import xtables_lock
+from netplane.apply.iptables.mode import IptablesDataplane
+from netplane.apply.iptables.programs import Tools, Variant
 from netplane.apply.netns import Namespace
 from netplane.apply.sync import Sync
 from netplane.config import Setting, resolve
@@ -402,7 +402,7 @@ def test_without_privileges_it_is_not_taken_for_an_empty_kernel(
     netns: Namespace, variant: Variant
 ) -> None:
     code = (
-        "from netplane.apply.iptables import IptablesDataplane, Variant\n"
+        "from netplane.apply.iptables.mode import IptablesDataplane, Variant\n"
         "from netplane.apply.netns import Namespace\n"
         f"IptablesDataplane(Namespace(), variant=Variant({variant.value!r})).status()\n"
     )
@@ -427,7 +427,7 @@ def test_a_kernel_without_ipv6_is_served_in_ipv4(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("netplane.apply.iptables_tools._IPV6", tmp_path / "no-such-directory")
+    monkeypatch.setattr("netplane.apply.iptables.programs._IPV6", tmp_path / "no-such-directory")
     v4, v6 = (FamilyPlan(view=view(family), ports=_every_form(family)) for family in Family)
     dataplane.prepare(plan(v4, v6)).commit()
     assert dataplane.notes == ("IPv6 is left out: the kernel has no IPv6",)

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from netplane.apply import iptables_tools, tools
-from netplane.apply.iptables import IptablesDataplane
-from netplane.apply.iptables_engine import IptablesEngine
-from netplane.apply.iptables_tools import Variant
+from netplane.apply import tools
+from netplane.apply.iptables import programs
+from netplane.apply.iptables.engine import IptablesEngine
+from netplane.apply.iptables.mode import IptablesDataplane
+from netplane.apply.iptables.programs import Variant
 from netplane.apply.netns import Namespace
-from netplane.apply.nfnetlink_commit import Vouch
-from netplane.apply.witness import Witness, concern_of
+from netplane.apply.nfnetlink.commit import Vouch
+from netplane.apply.nfnetlink.witness import Witness, concern_of
 from netplane.core.model.address import Family
 from netplane.core.model.service import ServiceName
 from netplane.core.model.snapshot import Snapshot
@@ -62,7 +63,7 @@ class Started:
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> Started:
     found = Started()
-    monkeypatch.setattr(iptables_tools, "run", found.run)
+    monkeypatch.setattr(programs, "run", found.run)
     return found
 
 
@@ -225,7 +226,7 @@ def test_who_writes_beside_a_change_is_not_taken_for_us(
         if moment == "before the look":
             run_tool(flush, inside=netns)
         with monkeypatch.context() as patch:
-            patch.setattr(iptables_tools, "run", run)
+            patch.setattr(programs, "run", run)
             applied = engine.change({}, slices("web-1", "10.9.9.9"))
             assert not applied.observed
             assert applied.disturbed
@@ -309,7 +310,7 @@ def test_a_kernel_without_ipv6_is_served_in_ipv4(
     engine: IptablesEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(iptables_tools, "_IPV6", tmp_path / "no-such-directory")
+        patch.setattr(programs, "_IPV6", tmp_path / "no-such-directory")
         engine.sync(snapshot_of(*web(3)))
         assert engine.notes == ("IPv6 is left out: the kernel has no IPv6",)
         assert engine.change({}, slices("web-1", "10.9.9.9")).changes

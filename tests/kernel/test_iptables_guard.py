@@ -8,9 +8,10 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
-from netplane.apply import iptables_tools, tools
-from netplane.apply.iptables import IptablesDataplane
-from netplane.apply.iptables_tools import Variant
+from netplane.apply import tools
+from netplane.apply.iptables import programs
+from netplane.apply.iptables.mode import IptablesDataplane
+from netplane.apply.iptables.programs import Variant
 from netplane.apply.netns import Namespace
 from netplane.core.plan.plan import Plan
 from netplane.core.plan.port import PortPlan
@@ -48,7 +49,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
         found.append(Run(argv[0], len(stdin)))
         return tools.run(namespace, argv, stdin=stdin, timeout=timeout)
 
-    monkeypatch.setattr(iptables_tools, "run", run)
+    monkeypatch.setattr(programs, "run", run)
     return found
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from netplane.agent.lookout import Lookout
 from netplane.apply.netns import Namespace
-from netplane.apply.nfnetlink import NfnetlinkSocket
+from netplane.apply.nfnetlink.socket import NfnetlinkSocket
 from netplane.config import Mode
 from tests.support.netns import run_tool
 

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from netplane.apply.address_events import AddressEvents
-from netplane.apply.legacy_fingerprint import Fingerprint, legacy_fingerprint
+from netplane.apply.iptables.legacy_fingerprint import Fingerprint, legacy_fingerprint
 from netplane.apply.netns import Namespace
 from tests.support.netns import run_tool
 

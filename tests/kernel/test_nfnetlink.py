@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from netplane.apply.netns import Namespace
-from netplane.apply.nfnetlink import NfnetlinkSocket
-from netplane.apply.nfnetlink_commit import commit_all, following
-from netplane.apply.nfnetlink_errors import TransactionRefusedError
+from netplane.apply.nfnetlink.commit import commit_all, following
+from netplane.apply.nfnetlink.errors import TransactionRefusedError
+from netplane.apply.nfnetlink.socket import NfnetlinkSocket
 from netplane.core.model.address import Family
 from netplane.core.nftables.diff import ElementDelta
 from netplane.core.nftables.layout import SETS, Elements, Key, SetLayout, Value, Values, Verdict
@@ -412,7 +412,7 @@ def test_a_lost_answer_is_not_mistaken_for_success(netns: Namespace) -> None:
 def test_without_the_privilege_it_says_so(netns: Namespace) -> None:
     script = (
         "from netplane.apply.netns import Namespace\n"
-        "from netplane.apply.nfnetlink import NfnetlinkSocket\n"
+        "from netplane.apply.nfnetlink.socket import NfnetlinkSocket\n"
         "from netplane.errors import PrivilegeError\n"
         "with Namespace() as here, NfnetlinkSocket(here) as link:\n"
         "    try:\n"

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netplane.apply.netns import Namespace
-from netplane.apply.nfnetlink import NfnetlinkSocket
-from netplane.apply.nft_events import Commit, CommitReader, NftEvents, Notices, Place
+from netplane.apply.nfnetlink.events import Commit, CommitReader, NftEvents, Notices, Place
+from netplane.apply.nfnetlink.socket import NfnetlinkSocket
 from netplane.core.model.address import Family
 from netplane.core.nftables.record import NOTHING, Record, write_record
 from tests.support.netns import new_netns, run_tool

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from netplane.apply.netns import Namespace
-from netplane.apply.nfnetlink import NfnetlinkSocket
-from netplane.apply.nftables import NftablesDataplane
+from netplane.apply.nfnetlink.socket import NfnetlinkSocket
+from netplane.apply.nftables.mode import NftablesDataplane
 from netplane.core.model.address import Family
 from netplane.core.model.service import Protocol
 from netplane.core.nftables.compile import compile_family

@@ -8,12 +8,13 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from netplane.apply import nftables_tool, tools
+from netplane.apply import tools
 from netplane.apply.netns import Namespace
-from netplane.apply.nfnetlink import NfnetlinkSocket
-from netplane.apply.nftables import NftablesDataplane
-from netplane.apply.nftables_engine import NftablesEngine
-from netplane.apply.witness import Witness, concern_of
+from netplane.apply.nfnetlink.socket import NfnetlinkSocket
+from netplane.apply.nfnetlink.witness import Witness, concern_of
+from netplane.apply.nftables import tool
+from netplane.apply.nftables.engine import NftablesEngine
+from netplane.apply.nftables.mode import NftablesDataplane
 from netplane.core.model.address import Family
 from netplane.core.model.problem import Problem
 from netplane.core.model.service import ServiceName
@@ -62,7 +63,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         calls.append(" ".join(argv))
         return tools.run(namespace, argv, stdin=stdin)
 
-    monkeypatch.setattr(nftables_tool, "run", run)
+    monkeypatch.setattr(tool, "run", run)
     return calls
 
 
@@ -246,7 +247,7 @@ def test_who_writes_before_a_script_is_noticed_and_put_right(
     ):
         engine.sync(old)
         with monkeypatch.context() as patch:
-            patch.setattr(nftables_tool, "run", run)
+            patch.setattr(tool, "run", run)
             engine.change(*difference(old, new))
         engine.verify()
         assert_in_place(netns, build_plan(new, NODE))

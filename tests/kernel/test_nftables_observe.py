@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from netplane.apply import nftables_tool, tools
+from netplane.apply import tools
 from netplane.apply.netns import Namespace
-from netplane.apply.nfnetlink import NfnetlinkSocket
-from netplane.apply.nftables import NftablesDataplane
-from netplane.apply.nftables_observe import Target, observe
-from netplane.apply.nftables_tool import NftTool
+from netplane.apply.nfnetlink.socket import NfnetlinkSocket
+from netplane.apply.nftables import tool
+from netplane.apply.nftables.mode import NftablesDataplane
+from netplane.apply.nftables.observe import Target, observe
+from netplane.apply.nftables.tool import NftTool
 from netplane.core.model.address import Family
 from netplane.core.nftables.parse import parse_table
 from netplane.core.plan.plan import Plan
@@ -41,7 +42,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         calls.append(" ".join(argv))
         return tools.run(namespace, argv, stdin=stdin)
 
-    monkeypatch.setattr(nftables_tool, "run", run)
+    monkeypatch.setattr(tool, "run", run)
     return calls
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from netplane.apply.netns import Namespace
-from netplane.apply.nftables_engine import NftablesEngine
+from netplane.apply.nftables.engine import NftablesEngine
 from netplane.core.model.address import Family
 from netplane.core.model.snapshot import Snapshot
 from netplane.core.plan.node import FamilyView, NodeView

@@ -6,7 +6,7 @@ import pytest
 
 from netplane.agent.parameters import unmet_parameters
 from netplane.apply import sysctl
-from netplane.apply.doctor import Examination, Level, _conntrack
+from netplane.apply.doctor.examination import Examination, Level, _conntrack
 from netplane.apply.netns import Namespace
 from netplane.config import Config, Setting, resolve
 from tests.support.netns import run_tool

@@ -7,10 +7,10 @@ import socket
 
 import pytest
 
-from netplane.agent.health import Clocks
-from netplane.agent.logs import Journal
-from netplane.agent.metrics import Metrics
-from netplane.agent.tallies import PAUSE, SHARE, Tallies
+from netplane.agent.clocks import Clocks
+from netplane.agent.telling.logs import Journal
+from netplane.agent.telling.metrics import Metrics
+from netplane.agent.telling.tallies import PAUSE, SHARE, Tallies
 from netplane.apply.netns import Namespace
 from netplane.apply.tallies import new_connections
 from netplane.config import Mode

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from netplane.apply.netns import Namespace
-from netplane.apply.nfnetlink import NfnetlinkSocket
-from netplane.apply.nft_events import Commit, Notices, Place
-from netplane.apply.nftables_engine import NftablesEngine
+from netplane.apply.nfnetlink.events import Commit, Notices, Place
+from netplane.apply.nfnetlink.socket import NfnetlinkSocket
+from netplane.apply.nfnetlink.witness import Witness, concern_of
+from netplane.apply.nftables.engine import NftablesEngine
 from netplane.apply.tools import run
-from netplane.apply.witness import Witness, concern_of
 from netplane.config import Mode
 from netplane.core.model.address import Family
 from netplane.core.nftables.record import NOTHING, Record, write_record

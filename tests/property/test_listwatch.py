@@ -8,8 +8,8 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netplane.agent.listwatch import Delete, ListWatch, Step, Upsert
-from netplane.agent.watch_wire import Resource
+from netplane.agent.api.listwatch import Delete, ListWatch, Step, Upsert
+from netplane.agent.api.wire import Resource
 from netplane.errors import WatchError
 
 RESOURCE = Resource(kind="Service", api_version="v1", path="/api/v1/services")

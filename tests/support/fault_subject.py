@@ -46,10 +46,10 @@ _GONE_SECONDS = 10
 _CLONE_NEWNET = 0x40000000  # linux/sched.h
 # What a command imports when it comes to it.
 _LAZY = (
-    "netplane.apply.iptables",
-    "netplane.apply.iptables_engine",
-    "netplane.apply.nftables",
-    "netplane.apply.nftables_engine",
+    "netplane.apply.iptables.mode",
+    "netplane.apply.iptables.engine",
+    "netplane.apply.nftables.mode",
+    "netplane.apply.nftables.engine",
     "netplane.apply.sync",
     "netplane.cli.apply",
     "netplane.cli.inputs",

@@ -8,9 +8,9 @@ import random
 import time
 from collections.abc import Callable, Iterable
 
+from netplane.agent.api.pacing import Pacing
 from netplane.agent.changes import ObjectKey, Source
-from netplane.agent.health import Clocks
-from netplane.agent.pacing import Pacing
+from netplane.agent.clocks import Clocks
 from netplane.core.model.cluster import build_snapshot
 from netplane.core.model.documents import parse
 from netplane.core.model.problem import Problem

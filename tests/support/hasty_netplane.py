@@ -6,8 +6,8 @@ after a second: else a test of what becomes of faults would last as long as they
 
 from __future__ import annotations
 
-from netplane.agent import api_source
-from netplane.agent.pacing import Pacing
+from netplane.agent.api import source
+from netplane.agent.api.pacing import Pacing
 from netplane.cli.main import entry
 
 HASTY = Pacing(
@@ -22,5 +22,5 @@ HASTY = Pacing(
 )
 
 if __name__ == "__main__":
-    api_source.Pacing = lambda: HASTY  # type: ignore[assignment,misc,attr-defined]
+    source.Pacing = lambda: HASTY  # type: ignore[assignment,misc,attr-defined]
     entry()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from netplane.apply.netns import Namespace
-from netplane.apply.nfnetlink import NfnetlinkSocket
+from netplane.apply.nfnetlink.socket import NfnetlinkSocket
 from netplane.core.model.address import Family
 from netplane.core.nftables.wire import Message, MessageFlag, MessageType, attribute, nested, text
 from netplane.errors import ApplyError

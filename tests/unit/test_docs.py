@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from netplane import errors
-from netplane.agent.agent_status import AgentStatus, ServiceStanding
-from netplane.agent.ledger import State
-from netplane.apply.doctor import Finding, Level
+from netplane.agent.telling.ledger import State
+from netplane.agent.telling.status import AgentStatus, ServiceStanding
+from netplane.apply.doctor.examination import Finding, Level
 from netplane.cli import report
 from netplane.cli.main import COMMANDS
 from netplane.cli.watch import Interval

@@ -1,7 +1,7 @@
 """Netlink framing of nftables requests and replies: messages, attributes, batches, errors.
 
-Everything here is bytes in memory; the socket is ``netplane.apply.nfnetlink``. Lengths and types
-are in host byte order, the numbers inside nftables' attributes in network order
+Everything here is bytes in memory; the socket is ``netplane.apply.nfnetlink.socket``. Lengths and
+types are in host byte order, the numbers inside nftables' attributes in network order
 (linux/netlink.h, linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h).
 """
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from netplane.agent.manifest import dashboard, manifest
-from netplane.agent.metrics import Metrics
+from netplane.agent.telling.metrics import Metrics
 from netplane.core.model.address import Family
 from netplane.core.model.problem import Problem
 from tests.support.command import run_netplane

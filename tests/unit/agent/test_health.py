@@ -8,7 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from netplane.agent.health import Clocks, Health, is_eligible
+from netplane.agent.clocks import Clocks
+from netplane.agent.glimpses import is_eligible
+from netplane.agent.telling.health import Health
 from netplane.core.model.address import Family
 
 _PERIOD = 30.0

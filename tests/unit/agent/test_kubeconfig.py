@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from netplane.agent.kubeconfig import Access, ExecPlugin, Pem, in_cluster, parse_kubeconfig
+from netplane.agent.api.kubeconfig import Access, ExecPlugin, Pem, in_cluster, parse_kubeconfig
 from netplane.errors import InputError, MalformedError, UnsupportedError, UsageError
 
 WHERE = Path("/etc/kubernetes/agent.conf")

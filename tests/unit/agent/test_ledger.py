@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from netplane.agent.changes import ClusterChange, ObjectKey
-from netplane.agent.ledger import Ledger, Standing, State
+from netplane.agent.telling.ledger import Ledger, Standing, State
 from netplane.core.model.problem import Problem
 from netplane.core.model.service import Service, ServiceName
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from netplane.agent.listening import places
+from netplane.agent.telling.listening import places
 from netplane.errors import UsageError
 
 

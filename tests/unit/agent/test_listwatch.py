@@ -8,9 +8,9 @@ from collections.abc import Iterable
 
 import pytest
 
-from netplane.agent.listwatch import ListWatch, Step, Upsert
-from netplane.agent.pacing import Pacing
-from netplane.agent.watch_wire import Lines, Resource, refusal
+from netplane.agent.api.listwatch import ListWatch, Step, Upsert
+from netplane.agent.api.pacing import Pacing
+from netplane.agent.api.wire import Lines, Resource, refusal
 from netplane.errors import DeniedError, ExpiredError, WatchError
 
 PACING = Pacing()

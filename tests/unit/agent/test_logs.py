@@ -7,8 +7,8 @@ import logging
 
 import pytest
 
-from netplane.agent.health import Clocks
-from netplane.agent.logs import Bridge, Journal, Rate, bridged
+from netplane.agent.clocks import Clocks
+from netplane.agent.telling.logs import Bridge, Journal, Rate, bridged
 
 _HOSTILE = 'x"\n\x1b[2J\u202e\\ y\ud800'
 

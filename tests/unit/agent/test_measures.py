@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from netplane.agent.keeper import Kept
-from netplane.agent.measures import Measures
-from netplane.agent.metrics import Metrics
+from netplane.agent.telling.measures import Measures
+from netplane.agent.telling.metrics import Metrics
 from netplane.apply.engine import RuleCount
 from netplane.apply.flows import Flow
 from netplane.core.model.address import Family

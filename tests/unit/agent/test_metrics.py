@@ -9,7 +9,7 @@ import prometheus_client
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from netplane.agent.metrics import Metrics, reason_name
+from netplane.agent.telling.metrics import Metrics, reason_name
 from netplane.core.model.address import Family
 from netplane.core.model.problem import Problem
 from netplane.core.model.reasons import Reason

@@ -12,9 +12,9 @@ from collections.abc import Callable
 import pytest
 from _pytest.mark.structures import ParameterSet
 
-from netplane.agent.api_source import ApiSource
-from netplane.agent.kubeconfig import Access
-from netplane.agent.pacing import Pacing
+from netplane.agent.api.kubeconfig import Access
+from netplane.agent.api.pacing import Pacing
+from netplane.agent.api.source import ApiSource
 from tests.support.api_server import EVENT_FAULTS, LIST_FAULTS, WATCH_FAULTS, ApiServer, Fault
 from tests.support.api_server_model import Object
 from tests.support.churn import Churn

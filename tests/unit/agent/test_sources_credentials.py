@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from netplane.agent.api_source import ApiSource
+from netplane.agent.api.exec_plugin import run_plugin
+from netplane.agent.api.kubeconfig import Access, ExecPlugin, Pem
+from netplane.agent.api.pacing import Pacing
+from netplane.agent.api.source import ApiSource
 from netplane.agent.changes import Source
-from netplane.agent.exec_plugin import run_plugin
-from netplane.agent.kubeconfig import Access, ExecPlugin, Pem
-from netplane.agent.pacing import Pacing
 from netplane.errors import WatchError
 from tests.support import certificates
 from tests.support.api_server import ApiServer, Fault
@@ -128,8 +128,8 @@ def test_a_ca_may_have_a_comment_in_any_encoding(
 _WITH_KEY = """
 import fcntl, pathlib, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-from netplane.agent.client import tls_context
-from netplane.agent.credentials import Credential
+from netplane.agent.api.client import tls_context
+from netplane.agent.api.credentials import Credential
 certificate, key = (pathlib.Path(p).read_bytes() for p in ({certificate!r}, {key!r}))
 tls_context(Credential(certificate=certificate, key=key))
 """

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from netplane.agent.directory_source import DirectorySource
+from netplane.agent.files.source import DirectorySource
 from netplane.core.model.service import ServiceName
 from tests.support.following import CLOCKS, Follower, following, snapshot_of
 from tests.support.manifests import Object, endpoint_slice, endpoints, node, pod, service

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from netplane.agent.systemd import Notifier
+from netplane.agent.telling.systemd import Notifier
 
 
 @pytest.fixture

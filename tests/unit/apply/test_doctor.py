@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from netplane.apply import tools
-from netplane.apply.doctor import Level, _version, examine
+from netplane.apply.doctor.examination import Level, _version, examine
 from netplane.apply.netns import Namespace
 from netplane.apply.sysctl import wants_route_localnet
 from netplane.config import Mode

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from netplane.apply.nfnetlink_commit import still
+from netplane.apply.nfnetlink.commit import still
 
 
 @pytest.mark.parametrize(

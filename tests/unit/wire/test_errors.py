@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from netplane.apply.nfnetlink_errors import (
+from netplane.apply.nfnetlink.errors import (
     TransactionRefusedError,
     batch_error,
     transaction_error,

@@ -1,0 +1,1 @@
+"""Files and directories of manifests as the source of changes."""

@@ -1,0 +1,1 @@
+"""What the agent tells of itself: health, status, metrics, messages, and where they are asked."""

@@ -1,0 +1,1 @@
+"""Checking a machine before rules are written to it."""

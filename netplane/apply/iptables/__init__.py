@@ -1,0 +1,1 @@
+"""The iptables mode in a kernel: its programs, both variants, and who else writes."""

@@ -1,0 +1,1 @@
+"""The nftables mode in a kernel: observe, compare, write, and keep."""
