@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -18,6 +19,7 @@ import pytest
 
 from netplane.apply.netns import Namespace
 from tests.support.command import apply_objects
+from tests.support.eventually import eventually
 from tests.support.manifests import endpoint_slice, service
 from tests.support.netns import ip
 
@@ -95,18 +97,26 @@ def test_on_a_terminal_it_redraws(served: Namespace) -> None:
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "30"}
     environment.pop("NO_COLOR", None)
+    os.set_blocking(ours, False)
+    drawn = b""
+
+    def is_all_drawn() -> bool:
+        """Read on: the kernel hands over what is written to a terminal in its own time."""
+        nonlocal drawn
+        with contextlib.suppress(BlockingIOError):
+            drawn += os.read(ours, 1 << 16)
+        return len(set(re.findall(rb"\S+(?=  \w+: 0 new connections in)", drawn))) == 3
+
     try:
         argv = _watch(served, "--count", "3")
         with subprocess.Popen(argv, stdout=theirs, env=environment) as process:
             assert process.wait(_DEADLINE) == 0
-        os.set_blocking(ours, False)
-        drawn = os.read(ours, 1 << 16).decode()
+        eventually(is_all_drawn, last=lambda: drawn)
     finally:
         os.close(ours)
         os.close(theirs)
-    assert len(set(re.findall(r"\S+(?=  \w+: 0 new connections in)", drawn))) == 3
-    assert "\x1b[1A" in drawn  # the cursor went up, over what had been drawn
-    assert "default/web:http" in drawn
+    assert b"\x1b[1A" in drawn  # the cursor went up, over what had been drawn
+    assert b"default/web:http" in drawn
 
 
 def test_an_interrupt_ends_it_well(served: Namespace) -> None:
