@@ -49,7 +49,7 @@ def command(
 
     Both modes are looked at unless --mode names one. Connections are counted since the rule or
     element was written, with --watch since the interval before; a dash stands where the kernel
-    does not count them.
+    does not count them. Exit status: 0, 1 on error, also where an agent does not answer.
     """
     call = options.read(ctx)
     if seconds is None:
@@ -65,17 +65,24 @@ def _status(call: options.Call) -> int:
     from netplane.apply.privilege import require_net_admin
     from netplane.cli.report import StatusReport
     from netplane.cli.terminal import emit_json
+    from netplane.errors import WireError
 
     require_net_admin()
+    agent, silent = None, None
     with Namespace(call.netns) as namespace:
         found = tuple(_read(call, namespace).values())
-        agent = ask_agent(namespace)
+        try:
+            agent = ask_agent(namespace)
+        except WireError as exc:
+            silent = exc  # who looks because an agent hangs wants to see what the kernel has
     if call.json:
         emit_json(StatusReport(call.netns, found, agent))
     else:
         _print(found, where=call.netns or "this namespace")
         if agent is not None:
             _print_agent(agent, every=bool(call.verbose))
+    if silent is not None:
+        raise silent
     return 0
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from netplane.apply.netns import Namespace
 from tests.support.agent_process import AgentProcess, running_agent
-from tests.support.command import run_netplane
+from tests.support.command import apply_objects, run_netplane
 from tests.support.kernel_state import ruleset
 from tests.support.manifests import Object, endpoint_slice, kube_list, node, service
 from tests.support.netns import run_tool
@@ -180,13 +180,19 @@ def _legacy(folder: Path) -> Path:
     return programs
 
 
-def test_an_agent_that_does_not_answer_is_an_error(netns: Namespace) -> None:
+def test_an_agent_that_does_not_answer_is_an_error_and_hides_nothing(netns: Namespace) -> None:
+    apply_objects(netns, "nftables", _GOOD)
     with netns.call(functools.partial(socket.socket, socket.AF_UNIX)) as held:
         netns.call(lambda: held.bind(_NAME))
         held.listen(8)
         ran = run_netplane("status", "--netns", str(netns), "-o", "json")
     assert ran.status == 1
     assert f"the agent, pid {os.getpid()}, does not answer" in ran.stderr
+    document = ran.document()
+    assert document["agent"] is None
+    assert [frontend["label"] for frontend in document["modes"][0]["frontends"]] == [
+        "default/web:http"
+    ]
 
 
 def test_an_agent_of_another_kind_is_an_error(netns: Namespace) -> None:
