@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Sequence
 
 from netplane.config import Mode
 from netplane.core.model.names import is_label, is_subdomain
@@ -19,9 +20,11 @@ _IMAGE = re.compile(
 _HIGHEST_PORT = 65535
 
 
-def manifest(
+def manifest(  # noqa: PLR0913 (all but one have a default)
     *,
     mode: Mode,
+    options: Sequence[str] = (),
+    localhost: bool = True,
     image: str = DEFAULT_IMAGE,
     namespace: str = DEFAULT_NAMESPACE,
     api_server: str = "",
@@ -30,6 +33,8 @@ def manifest(
 
     Args:
         mode: How the agent writes rules.
+        options: What else its command line says.
+        localhost: Whether NodePorts answer on 127.0.0.0/8, in iptables mode.
         image: The container image, whose entry point is ``netplane``.
         namespace: Where the ServiceAccount and the DaemonSet are.
         api_server: ``HOST:PORT`` where nodes reach the API server without any Service; "" leaves
@@ -44,7 +49,13 @@ def manifest(
         raise UsageError(f"--namespace {namespace!r:.80}: not a name of a namespace")
     host, port = _api_server(api_server) if api_server else ("", 0)
     return template("agent/daemonset.yaml.j2").render(
-        mode=mode, image=image, namespace=namespace, api_host=host, api_port=port
+        mode=mode,
+        options=tuple(options),
+        routes_localhost=mode == "iptables" and localhost,
+        image=image,
+        namespace=namespace,
+        api_host=host,
+        api_port=port,
     )
 
 

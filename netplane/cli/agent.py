@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from click.core import ParameterSource
 
 from netplane.cli import options
+from netplane.cli.words import chosen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -142,33 +142,13 @@ def _install(ctx: click.Context, call: options.Call, config: Config) -> int:
 
 
 def words_of(ctx: click.Context, config: Config) -> list[str]:
-    """The options of this call as a unit needs them: set here or in this shell's environment.
+    """The options of this call as a unit needs them.
 
-    The mode and the node are always said, for their defaults may change; paths become absolute.
+    The mode and the node are always said, for their defaults may change.
     """
-    words = [f"--mode={config.mode}", f"--node={config.node_name}"]
-    for parameter in ctx.command.params:
-        name = str(parameter.name)
-        source = ctx.get_parameter_source(name)
-        if name not in _SAID_ANYWAY and source in _CHOSEN and isinstance(parameter, click.Option):
-            words += _words(parameter, ctx.params[name])
-    return words
+    said = chosen(ctx, leave_out=_SAID_ANYWAY)
+    return [f"--mode={config.mode}", f"--node={config.node_name}", *said]
 
 
 #: Said in any case, or about this call alone.
 _SAID_ANYWAY = frozenset({"mode", "node_name", "install_systemd", "output"})
-_CHOSEN = frozenset({ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT})
-_PATHS = frozenset({"filenames", "kubeconfig", "config_path"})
-
-
-def _words(option: click.Option, value: object) -> list[str]:
-    """One option with its value, repeated as often as it has some."""
-    flag = max(option.opts, key=len)
-    if option.count:
-        return [flag] * int(str(value))
-    if option.is_flag:
-        return [flag] if value else []
-    values = value if isinstance(value, tuple) else (value,)
-    if option.name in _PATHS:
-        values = tuple(str(Path(str(path)).absolute()) for path in values)
-    return [f"{flag}={str(v).lower() if isinstance(v, bool) else v}" for v in values]

@@ -5,10 +5,13 @@ from __future__ import annotations
 import click
 
 from netplane.cli import options
+from netplane.cli.words import chosen
 
 
 @click.command("manifest", short_help="Print what runs the agent on every node of a cluster.")
 @options.mode
+@options.cluster
+@options.take_over
 @click.option("--image", envvar="NETPLANE_IMAGE", metavar="NAME", help="The container image.")
 @click.option("--namespace", envvar="NETPLANE_NAMESPACE", metavar="NAME", help="Where it runs.")
 @click.option(
@@ -24,20 +27,34 @@ from netplane.cli import options
     envvar="NETPLANE_DASHBOARD",
     help="Print the Grafana dashboard instead.",
 )
+@click.pass_context
 def command(
-    mode: str | None, image: str | None, namespace: str | None, api_server: str, *, dashboard: bool
+    ctx: click.Context,
+    /,
+    *,
+    image: str | None,
+    namespace: str | None,
+    api_server: str,
+    dashboard: bool,
+    **_: object,
 ) -> int:
-    """Print a DaemonSet and the rights it needs, for `kubectl apply -f -`; touches no cluster."""
+    """Print a DaemonSet and the rights it needs, for `kubectl apply -f -`; touches no cluster.
+
+    What is said of Services' traffic is said to the agents: the cluster's pods, --take-over.
+    """
     from netplane.agent import manifest
     from netplane.cli import log
+    from netplane.cli.inputs import read_config
     from netplane.cli.terminal import emit_raw
 
-    log.start()
+    config = read_config(options.read(ctx))  # what the agents would refuse is refused here
     if dashboard:
         emit_raw(manifest.dashboard())
         return 0
     text = manifest.manifest(
-        mode="nftables" if mode == "nftables" else "iptables",
+        mode=config.mode,
+        options=chosen(ctx, leave_out=_OUR_OWN),
+        localhost=config.localhost_node_ports,
         image=image or manifest.DEFAULT_IMAGE,
         namespace=namespace or manifest.DEFAULT_NAMESPACE,
         api_server=api_server,
@@ -49,3 +66,7 @@ def command(
             "`kubernetes`, which nobody serves after a reboot of the node"
         )
     return 0
+
+
+#: Said in any case, or not to the agents.
+_OUR_OWN = frozenset({"mode", "image", "namespace", "api_server", "dashboard"})

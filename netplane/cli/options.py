@@ -76,17 +76,8 @@ take_over = _option(
     is_flag=True,
     help="Go on although a kube-proxy programs this node, and remove what it leaves behind.",
 )
-node = _stack(
-    mode,
-    _option(
-        "--node", "node_name", metavar="NAME", help="The node's name (default: the host name)."
-    ),
-    _option(
-        "--config",
-        "config_path",
-        metavar="FILE",
-        help="A KubeProxyConfiguration (kubeproxy.config.k8s.io/v1alpha1); options override it.",
-    ),
+#: What is the same on every node.
+cluster = _stack(
     _list("--cluster-cidr", "cluster_cidrs", "Where pods' addresses come from, one per family."),
     _list("--service-cidr", "service_cidrs", "Where ClusterIPs come from."),
     _list(
@@ -95,7 +86,6 @@ node = _stack(
         "Networks whose local addresses serve NodePorts, or 'primary' "
         "(default: all; in nftables mode primary).",
     ),
-    _list("--node-ip", "node_ips", "The node's primary address, one per family."),
     _switch("--masquerade-all", "masquerade_all", "Masquerade every connection to a ClusterIP."),
     _switch(
         "--localhost-nodeports",
@@ -126,6 +116,20 @@ node = _stack(
         metavar="PREFIX",
         help="The prefix of InterfaceNamePrefix.",
     ),
+)
+node = _stack(
+    mode,
+    _option(
+        "--node", "node_name", metavar="NAME", help="The node's name (default: the host name)."
+    ),
+    _option(
+        "--config",
+        "config_path",
+        metavar="FILE",
+        help="A KubeProxyConfiguration (kubeproxy.config.k8s.io/v1alpha1); options override it.",
+    ),
+    _list("--node-ip", "node_ips", "The node's primary address, one per family."),
+    cluster,
 )
 agent = _stack(
     _option(

@@ -83,6 +83,25 @@ def test_only_iptables_mode_needs_a_privileged_start() -> None:
     assert [c["securityContext"] for c in pod["initContainers"]] == [{"privileged": True}]
 
 
+def test_the_agents_are_told_what_the_cluster_is() -> None:
+    options = ["--cluster-cidr", "10.244.0.0/16,fd00:244::/56", "--nodeport-addresses=primary"]
+    options += ["--localhost-nodeports=false", "--masquerade-all", "--masquerade-bit", "15"]
+    ran = run_netplane("manifest", *options, "--take-over", "--image", "a", "--api-server", "b")
+    assert (ran.status, ran.stderr) == (0, "")
+    assert _container(ran.stdout)["args"] == [
+        "agent",
+        "--mode=iptables",
+        "--cluster-cidr=10.244.0.0/16,fd00:244::/56",
+        "--nodeport-addresses=primary",
+        "--masquerade-all=true",
+        "--localhost-nodeports=false",
+        "--masquerade-bit=15",
+        "--take-over",
+    ]
+    pod = _objects(ran.stdout)["DaemonSet"]["spec"]["template"]["spec"]
+    assert "initContainers" not in pod, "nothing is to be routed to localhost"
+
+
 @pytest.mark.parametrize(
     ("text", "host", "port"),
     [
@@ -109,6 +128,8 @@ def test_the_api_server(text: str, host: str, port: str) -> None:
         ("--image", 'x"\nkind: Secret'),
         ("--image", "-x"),
         ("--namespace", "Kube System"),
+        ("--cluster-cidr", '10.0.0.0/8", "--x'),
+        ("--detect-local-mode", "Guess"),
     ],
 )
 def test_usage_errors(options: tuple[str, str]) -> None:
