@@ -64,7 +64,6 @@ class Loop:
         self._measures = Measures(parts.metrics)
         self._touched = asyncio.Event()  # the kernel has to be looked at
         self._passes = 0
-        self._notes: tuple[str, ...] = ()
         self._started = parts.clocks.wall()
         self._triggered: list[float] = []  # when what is not verified yet was changed
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="keeper")
@@ -186,7 +185,7 @@ class Loop:
         parts = self._parts
         now = parts.clocks.wall()
         # The ports first: who is told that all is well may ask them at once.
-        warnings = await parts.checks.update(kept.health_checks, bind_addresses(kept.node))
+        ports = await parts.checks.update(kept.health_checks, bind_addresses(kept.node))
         # What failed before is made good by looks, too.
         repaired = kept.mended and self._passes > 0 and not self._pacer.retrying
         fresh = parts.ledger.settled(kept.refused, kept.collisions)
@@ -201,8 +200,7 @@ class Loop:
         self._measures.programmed(parts.keeper.families, [now - at for at in triggered])
         self._measures.owed(parts.ledger)
         self._passes += 1
-        for warning in warnings:
-            parts.journal.warning("health-check-port", warning)
+        self._remark(kept.notes, ports)
         if self._passes == 1:
             parts.notifier.ready()
         parts.notifier.status(f"{len(parts.ledger.problems)} refused objects")
@@ -229,10 +227,6 @@ class Loop:
             journal.info("flow-deleted", "a stale UDP flow was deleted", flow=str(flow))
         for failure in kept.failures:
             journal.warning("step-failed", "a step after the rules failed", reason=failure)
-        for note in kept.notes:
-            if note not in self._notes:
-                journal.warning("remark", note)
-        self._notes = kept.notes
         for name, words in kept.refused.items():
             journal.error(
                 "kernel-refused", "the kernel refused a Service", service=str(name), reason=words
@@ -240,6 +234,15 @@ class Loop:
         if kept.rival:
             journal.error("rival", "a kube-proxy programs this namespace too", traces=kept.rival)
         self._tell_refused(fresh)
+
+    def _remark(self, notes: tuple[str, ...], ports: tuple[str, ...]) -> None:
+        """Note what is not as it should be, and say what of it is new."""
+        journal, ledger = self._parts.journal, self._parts.ledger
+        for kind, lines in (("remark", notes), ("health-check-port", ports)):
+            for line in lines:
+                if line not in ledger.remarks:
+                    journal.warning(kind, line)
+        ledger.remarks = (*notes, *ports)
 
     def _tell_refused(self, problems: tuple[Problem, ...]) -> None:
         for problem in problems:

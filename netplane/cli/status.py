@@ -150,3 +150,5 @@ def _print_agent(agent: AgentStatus, *, every: bool) -> None:
     for problem in agent.problems:
         if problem not in told:
             screen.print("  refused: ", problem)
+    for remark in agent.remarks:
+        screen.print("  ", (remark, "yellow"))

@@ -23,6 +23,7 @@ from netplane.agent.telling.status import ask_agent
 from netplane.apply.netns import Namespace
 from netplane.apply.tools import find
 from tests.support.agent_process import get_inside
+from tests.support.command import run_netplane
 from tests.support.directory_agent import DirectoryAgent, new_agent
 from tests.support.eventually import eventually
 from tests.support.host_iptables import Variant, break_program, use_iptables
@@ -300,7 +301,14 @@ def test_a_health_check_port_that_somebody_has_is_tried_again(
                 "the other one is served"
             )
             stage.agent.await_health(200)
+            told = run_netplane("status", "--netns", str(stage.netns)).stdout
+            assert "default/more: cannot listen on" in told
+            stage.agent.write("unrelated", service("unrelated", cluster_ips=["172.30.0.12"]))
+            eventually(lambda: "172.30.0.12" in ruleset(stage.netns))
+            assert stage.agent.said().count("cannot listen on") == 1, "said once, not each time"
         seconds = eventually(lambda: get_inside(stage.netns, other, address=NODE).status == 200)
+        told = run_netplane("status", "--netns", str(stage.netns)).stdout
+        assert "cannot listen on" not in told
         print(f"{run}: served {seconds:.1f} s after the port was free")
 
 

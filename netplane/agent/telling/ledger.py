@@ -49,6 +49,7 @@ class Ledger:
 
     Attributes:
         revision: Moves whenever ``problems`` do.
+        remarks: What else an operator should know, in words.
     """
 
     def __init__(self) -> None:
@@ -60,6 +61,7 @@ class Ledger:
         self._pending: set[_Owed] = set()
         self._underway: set[_Owed] = set()
         self.revision = 0
+        self.remarks: tuple[str, ...] = ()
 
     # --- what the loop tells ------------------------------------------------------------------
 

@@ -37,6 +37,8 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
         services: Every Service that has something to program here, or was refused.
         counts: How many of them are in each state.
         problems: Everything that is refused now, of all kinds, in words.
+        remarks: What else an operator should know, in words: health check node ports that cannot
+            be opened, NodePorts that answer nowhere, kernel parameters.
     """
 
     pid: int
@@ -51,6 +53,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     counts: dict[str, int]
     services: tuple[ServiceStanding, ...]
     problems: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
 
 
 def ask_agent(namespace: Namespace) -> AgentStatus | None:

@@ -56,6 +56,7 @@ class Teller:
                 for s in standings
             ),
             problems=tuple(map(str, self._ledger.problems)),
+            remarks=self._ledger.remarks,
         )
 
     @contextlib.asynccontextmanager
