@@ -171,7 +171,7 @@ def test_from_a_to_b_is_b_from_nothing(netns: Namespace, seed: int, *, postpone:
 
 
 def test_a_new_count_of_endpoints_balances_every_protocol(netns: Namespace) -> None:
-    """nft itself would add this pick chain for TCP alone; see core.nftables.diff.picks_apart."""
+    """nft itself would add this pick chain for TCP alone; see core.nftables.stages."""
     many = backends(*(f"10.244.3.{i}" for i in range(1, ROOM + 3)))
     apply(netns, dual([port("web", 1, cluster=many[:-1])]))
     grown = dual([port("web", 1, cluster=many)])
@@ -319,13 +319,28 @@ def _handles(netns: Namespace, name: str) -> str:
     return next(line for line in listed.splitlines() if f"map {name}" in line)
 
 
-def test_a_new_affinity_timeout_starts_its_sets_anew(netns: Namespace) -> None:
+@pytest.mark.parametrize("seconds", [1, 59, 61, 90061])
+def test_a_new_affinity_timeout_keeps_the_clients(netns: Namespace, seconds: int) -> None:
     before = port("sticky", 1, cluster=_MANY, affinity_seconds=60)
     apply(netns, dual([before]))
-    after = dual([msgspec.structs.replace(before, affinity_seconds=90061)])
+    sets = observe(netns, Family.IPV4).affinity_sets
+    for name in sets:
+        nft(netns, "add", "element", "ip", "netplane", name, "{ 203.0.113.9 timeout 1h }")
+    after = dual([msgspec.structs.replace(before, affinity_seconds=seconds)])
     apply(netns, after)
     assert_in_place(netns, after)
-    assert set(observe(netns, Family.IPV6).affinity_sets.values()) == {90061}
+    for name in sets:
+        assert "203.0.113.9" in nft(netns, "list", "set", "ip", "netplane", name)
+
+
+def test_sets_of_clients_with_a_timeout_of_their_own_are_taken_over(netns: Namespace) -> None:
+    """Earlier versions gave the time to the set."""
+    wanted = dual([port("sticky", 1, cluster=_MANY, affinity_seconds=60)])
+    text = NftablesDataplane(netns).render(wanted)
+    flags = "flags dynamic,timeout"
+    assert flags in text
+    nft(netns, "-f", "-", stdin=text.replace(flags, f"{flags}\n\t\ttimeout 60s"))
+    assert_in_place(netns, wanted)
 
 
 def test_one_endpoint_replaced_is_two_operations_in_one_slot(netns: Namespace) -> None:

@@ -2,94 +2,177 @@
 
 A packet looks into one set after the other, and a commit may fall between two looks. One packet
 for an address that always has endpoints and is not led to one would be refused.
+
+`pytest --soak -s` on this file measures what docs/adr/0009 tells.
 """
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
-import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import cycle, pairwise
 from typing import Any
 
 import pytest
 
-from netplane.apply.netns import Namespace
+from netplane.apply.engine import Engine
+from netplane.apply.iptables.engine import IptablesEngine
+from netplane.apply.iptables.programs import Variant
 from netplane.apply.nftables.engine import NftablesEngine
+from netplane.apply.nftables.mode import NftablesDataplane
 from netplane.core.model.address import Family
 from netplane.core.model.snapshot import Snapshot
+from netplane.core.plan.compile import build_plan
 from netplane.core.plan.node import FamilyView, NodeView
-from tests.support.manifests import endpoint_slice, service
-from tests.support.netns import ip, run_tool
+from netplane.core.plan.plan import Plan
+from tests.support.flood import ADDRESS, PORT, Flood, Seen, flooded_node
+from tests.support.manifests import Object, endpoint_slice, service
 from tests.support.snapshots import difference, snapshot_of
 
 pytestmark = pytest.mark.kernel
 
-NODE = NodeView(name="node-1", families=tuple(FamilyView(family=f) for f in Family))
-ADDRESS = "172.30.0.10"
-PORTS = ({"name": "dns", "port": 53, "protocol": "UDP"},)
-SECONDS = 3.0
-#: Between DNAT (-100) and the chains that refuse (0).
-WATCH = (
-    f"table ip watch {{ chain c {{ type filter hook output priority -50; ip daddr {ADDRESS} "
-    "counter; ip daddr 10.244.1.0/24 counter; }; }"
-)
-SENDER = f"""
-import socket, time
-until = time.monotonic() + {SECONDS}
-while time.monotonic() < until:
-    for _ in range(100):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-            try:
-                client.sendto(b"?", ("{ADDRESS}", 53))
-            except OSError:  # refused: that it came there is counted
-                pass
-"""
+PORTS = ({"name": "dns", "port": PORT, "protocol": "UDP"},)
+LENGTHS = [
+    pytest.param(3.0, id="brief"),
+    pytest.param(60.0, id="soak", marks=pytest.mark.soak),
+]
+STICKY = {"sessionAffinity": "ClientIP"}
 
 
 @pytest.fixture
-def node(netns: Namespace) -> Namespace:
-    """A node whose packets to endpoints go nowhere, which is as good."""
-    lines = ["link add out0 type veth peer name out1", "link set out1 up", "link set out0 up"]
-    lines += ["addr add 192.0.2.1/24 dev out0", "route add default via 192.0.2.2"]
-    lines += ["neigh add 192.0.2.2 lladdr 02:00:00:00:00:01 dev out0"]
-    ip("-n", str(netns), batch=lines)
-    run_tool(["sysctl", "-qw", "net.netfilter.nf_conntrack_udp_timeout=1"], inside=netns)
-    run_tool(["nft", WATCH], inside=netns)
-    return netns
+def flood() -> Iterator[Flood]:
+    with flooded_node() as flood:
+        yield flood
 
 
-def _dns(endpoints: int, **more: Any) -> Snapshot:
-    hosts = [f"10.244.1.{host}" for host in range(1, endpoints + 1)]
+def _node(**fields: Any) -> NodeView:
+    return NodeView(name="node-1", families=tuple(FamilyView(family=f, **fields) for f in Family))
+
+
+def _hosts(*numbers: int) -> list[str]:
+    return [f"10.244.1.{number}" for number in numbers]
+
+
+def _dns(hosts: list[str], *others: Object, **more: Any) -> Snapshot:
     return snapshot_of(
         service("dns", cluster_ips=[ADDRESS], ports=PORTS, **more),
         endpoint_slice("dns", hosts, ports=PORTS),
+        *others,
     )
 
 
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        pytest.param(_dns(6), _dns(1), id="fewer and more"),
-        pytest.param(_dns(2), _dns(24), id="chains that come and go"),
-        pytest.param(_dns(6), _dns(6, sessionAffinity="ClientIP"), id="affinity"),
-    ],
-)
-def test_no_packet_sees_half_a_change(node: Namespace, one: Snapshot, other: Snapshot) -> None:
-    there, back = difference(one, other), difference(other, one)
-    with NftablesEngine(node, NODE) as engine:
-        engine.sync(one)
-        with node.call(lambda: subprocess.Popen([sys.executable, "-c", SENDER])) as sender:
-            changes = 0
-            deadline = time.monotonic() + 10 * SECONDS
-            while sender.poll() is None and time.monotonic() < deadline:
-                engine.change(*there)
-                engine.change(*back)
-                changes += 2
-            sender.kill()
-    listed = run_tool(["nft", "list", "table", "ip", "watch"], inside=node)
-    missed, led = map(int, re.findall(r"packets (\d+)", listed))
-    print(f"{changes} changes, {led} packets")
-    assert changes > 10
-    assert led > 1000
-    assert missed == 0, f"{missed} of {led} packets found no endpoint in {changes} changes"
+def _for_seconds(seconds: int) -> dict[str, object]:
+    return {**STICKY, "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": seconds}}}
+
+
+def _beside(name: str, **more: Any) -> tuple[Object, Object]:
+    return (
+        service(name, cluster_ips=["172.30.0.11"], ports=PORTS, **more),
+        endpoint_slice(name, _hosts(*range(1, 5)), ports=PORTS),
+    )
+
+
+#: So many that a packet is most of its time among the rules of such a chain.
+FORTY = _hosts(*range(1, 41))
+CHANGES = [
+    pytest.param(_dns(FORTY[:6]), _dns(FORTY[:1]), id="fewer and more"),
+    pytest.param(_dns(FORTY[:2]), _dns(FORTY[:24]), id="chains that come and go"),
+    pytest.param(_dns(FORTY[:6]), _dns(FORTY[:6], **STICKY), id="affinity on and off"),
+    pytest.param(_dns(FORTY, **STICKY), _dns(FORTY[:-1], **STICKY), id="affinity, one less"),
+    pytest.param(_dns(FORTY[1:], **STICKY), _dns(FORTY[:-1], **STICKY), id="affinity, replaced"),
+    pytest.param(
+        _dns(FORTY, **_for_seconds(60)), _dns(FORTY, **_for_seconds(90)), id="another timeout"
+    ),
+    pytest.param(
+        _dns(FORTY[:6], **STICKY),
+        _dns(FORTY[:6], *_beside("other", **STICKY), **STICKY),
+        id="affinity, another Service",
+    ),
+]
+
+
+@pytest.mark.parametrize("seconds", LENGTHS)
+@pytest.mark.parametrize(("one", "other"), CHANGES)
+def test_no_packet_sees_half_a_change(
+    flood: Flood, one: Snapshot, other: Snapshot, seconds: float
+) -> None:
+    with NftablesEngine(flood.node, _node()) as engine:
+        seen = _changed_all_the_time(flood, engine, one, other, seconds)
+    assert (seen.missed, seen.gone) == (0, 0)
+
+
+@pytest.mark.parametrize("seconds", LENGTHS)
+@pytest.mark.parametrize(("one", "other"), [CHANGES[0], CHANGES[2], CHANGES[4]])
+@pytest.mark.parametrize("variant", Variant)
+def test_neither_in_iptables_mode(
+    flood: Flood, variant: Variant, one: Snapshot, other: Snapshot, seconds: float
+) -> None:
+    with IptablesEngine(flood.node, _node(), variant=variant) as engine:
+        seen = _changed_all_the_time(flood, engine, one, other, seconds)
+    assert (seen.missed, seen.gone) == (0, 0)
+
+
+@pytest.mark.parametrize("seconds", LENGTHS)
+@pytest.mark.parametrize("more", [{}, STICKY], ids=["plain", "affinity"])
+def test_nor_half_a_program(flood: Flood, more: dict[str, Any], seconds: float) -> None:
+    """The node's configuration changes, and the Service with it."""
+    dataplane = NftablesDataplane(flood.node)
+    one = build_plan(_dns(FORTY[:6], **more), _node())
+    other = build_plan(_dns(FORTY[:1], **more), _node(masquerade_all=True))
+
+    def apply(plan: Plan) -> None:
+        dataplane.prepare(plan).commit()
+
+    apply(one)
+    seen = _all_the_time(flood, [partial(apply, other), partial(apply, one)], seconds)
+    assert seen.missed == 0
+
+
+def _changed_all_the_time(
+    flood: Flood,
+    engine: Engine,
+    one: Snapshot,
+    other: Snapshot,
+    seconds: float,
+) -> Seen:
+    """A Service that is one thing, then another, and so on, beside the flood."""
+    engine.sync(one)
+    changes = [_change(flood, engine, a, b) for a, b in pairwise((one, other, one))]
+    return _all_the_time(flood, changes, seconds)
+
+
+def _change(flood: Flood, engine: Engine, old: Snapshot, new: Snapshot) -> Callable[[], None]:
+    what = difference(old, new)
+    come, gone = (_addresses(b) - _addresses(a) for a, b in ((old, new), (new, old)))
+
+    def change() -> None:
+        flood.say_coming(come)
+        engine.change(*what)
+        if gone:
+            flood.say_gone(gone)
+
+    return change
+
+
+def _addresses(snapshot: Snapshot) -> set[str]:
+    return {
+        endpoint.address
+        for slices in snapshot.slices.values()
+        for part in slices
+        for endpoint in part.endpoints
+    }
+
+
+def _all_the_time(flood: Flood, changes: list[Callable[[], None]], seconds: float) -> Seen:
+    """Change one thing after the other as long as packets come."""
+    turns = cycle(changes)
+    count = 0
+    with flood.running(seconds) as running:
+        for _ in running:
+            next(turns)()
+            count += 1
+    seen = flood.seen()
+    print(f"\n{count} changes: {seen}")
+    assert count > 1
+    assert seen.led > 1000
+    return seen

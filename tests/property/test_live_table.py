@@ -41,7 +41,7 @@ class Kernel:
     def __init__(self) -> None:
         self.elements: dict[str, dict[tuple[object, ...], object]] = {s.name: {} for s in SETS}
         self.chains: dict[str, tuple[str, ...]] = {}
-        self.affinity_sets: dict[str, int] = {}
+        self.affinity_sets: set[str] = set()
 
     def commit(self, delta: Delta) -> None:
         self._delete(delta)
@@ -66,12 +66,12 @@ class Kernel:
         for name in delta.delete_chains:
             del self.chains[name]
         for name in delta.delete_affinity_sets:
-            del self.affinity_sets[name]
+            self.affinity_sets.remove(name)
 
     def _add(self, delta: Delta) -> None:
-        for name, seconds in delta.add_affinity_sets.items():
+        for name in delta.add_affinity_sets:
             assert name not in self.affinity_sets
-            self.affinity_sets[name] = seconds
+            self.affinity_sets.add(name)
         for name, rules in delta.chains.items():
             assert not self.chains.get(name)
             self.chains[name] = rules

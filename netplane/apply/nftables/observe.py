@@ -153,6 +153,6 @@ def _in_place(
         lines=program.lines,
         sets=program.sets,
         chains={**program.chains, **chains},
-        affinity_sets=desired.affinity_sets,
+        affinity_sets=dict.fromkeys(desired.affinity_sets, True),
         elements=elements,
     )

@@ -4,7 +4,7 @@ a table that is not there     nft loads the program, small whatever the cluster;
                               else follows by netlink, data before the verdicts
 a change of elements, picks   netlink alone
 sticky chains                 nft, before the elements that lead to them by netlink
-the program                   nft, with everything that changes in its transaction
+the program                   nft, with what has to change in its transaction
 a layout that is replaced     nft, everything in one transaction
 """
 
@@ -24,17 +24,11 @@ from netplane.apply.nfnetlink.socket import NfnetlinkSocket
 from netplane.apply.nftables.tool import NftTool
 from netplane.apply.threads import Worker
 from netplane.core.model.address import Family
-from netplane.core.nftables.diff import (
-    Delta,
-    is_elementary,
-    made_by_nft,
-    picks_apart,
-    postponed,
-    staged,
-)
+from netplane.core.nftables.diff import Delta, is_elementary, postponed
 from netplane.core.nftables.layout import SETS
 from netplane.core.nftables.observed import Counts
 from netplane.core.nftables.record import NOTHING, Record, Wanted, write_record
+from netplane.core.nftables.stages import Stages
 from netplane.core.nftables.text import script
 from netplane.core.nftables.wire import Message
 from netplane.core.nftables.wire_rules import delete_chain, new_chains
@@ -149,19 +143,20 @@ class Writer:
         said = [messages for messages in series if messages is not None]
         if len(said) == len(series):
             return self._send(said, generation)
-        written = Written(generation)
-        parts = [_Parts.of(delta) for delta in deltas]
-        before = [part.before for part in parts if part.before]
-        if before:
-            written = self._send([_said(delta) for delta in before], generation)
-        told = "new pick chains, which no packet reaches" if before else ""
-        written = self._load([part.by_nft for part in parts], written, told)
-        after = [part.after for part in parts if part.after]
-        if after:
-            sent = self._send([_said(delta) for delta in after], written.generation)
-            written = written.and_then(sent)
+        stages = [Stages.of(delta) for delta in deltas]
+        written = self._follow([stage.picks for stage in stages], Written(generation))
+        told = "new pick chains, which no packet reaches" if written.transactions else ""
+        written = self._load([stage.come for stage in stages], written, told)
+        told = "new chains, which no packet reaches" if written.transactions else ""
+        written = self._load([stage.turn for stage in stages], written, told)
+        written = self._follow([stage.lead for stage in stages], written)
         told = "everything but that sets go which nothing uses any more"
-        return self._load([part.last for part in parts], written, told)
+        return self._load([stage.gone for stage in stages], written, told)
+
+    def _follow(self, deltas: Sequence[Delta], written: Written) -> Written:
+        """Send by netlink what there is, after what was written."""
+        some = [_said(delta) for delta in deltas if delta]
+        return written.and_then(self._send(some, written.generation)) if some else written
 
     def _load(self, deltas: Sequence[Delta], written: Written, told: str) -> Written:
         """Have nft write what there is; ``told`` says in words what was written before."""
@@ -223,27 +218,6 @@ class Writer:
         """Nobody has written since; nft itself checks that nobody does while it loads."""
         if not still(self._link.generation(), generation, self._vouch):
             raise StaleError("the ruleset was changed after it was read; observe again")
-
-
-class _Parts(NamedTuple):
-    """A delta that takes nft, in the order it is written: by netlink what is before and after."""
-
-    before: Delta
-    by_nft: Delta
-    after: Delta
-    last: Delta
-
-    @classmethod
-    def of(cls, delta: Delta) -> _Parts:
-        """Cut a delta."""
-        nothing = Delta(family=delta.family)
-        if delta.create:
-            by_nft, after = made_by_nft(delta)
-            return cls(nothing, by_nft, after, nothing)
-        before, rest = picks_apart(delta)
-        if rest.delete_table or rest.program:
-            return cls(before, rest, nothing, nothing)
-        return cls(before, *staged(rest))
 
 
 def _ahead(series: Iterator[list[Message]]) -> Iterator[list[Message]]:

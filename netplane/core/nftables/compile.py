@@ -128,7 +128,7 @@ def compile_family(plan: FamilyPlan, environment: jinja2.Environment) -> Ruleset
         family=plan.family,
         program=render_program(view, environment),
         chains=render_chains(view, with_room(targets(elements)), sticky, environment),
-        affinity_sets={name: seconds for port in sticky for name, seconds in affinity_sets(port)},
+        affinity_sets=frozenset(name for port in sticky for name in affinity_sets(port)),
         elements=elements,
     )
 
@@ -141,11 +141,9 @@ def targets(elements: Elements) -> set[str]:
     }
 
 
-def affinity_sets(port: PortPlan) -> list[tuple[str, int]]:
-    """The set of remembered clients of each endpoint of a port, with its timeout in seconds."""
-    if not port.affinity_seconds:
-        return []
-    return [(affinity_name(port, b), port.affinity_seconds) for b in port.reachable]
+def affinity_sets(port: PortPlan) -> list[str]:
+    """The set of remembered clients of each endpoint of a port."""
+    return [affinity_name(port, b) for b in port.reachable] if port.affinity_seconds else []
 
 
 def _inside(elements: list[Element], port: PortPlan, key: Key, label: str) -> None:

@@ -59,7 +59,7 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True):
         flush_chains: Chains in the kernel to empty, because they are written anew or go.
         delete_chains: Chains that go, after the elements that lead to them.
         delete_affinity_sets: Sets of remembered clients that go, after the chains.
-        add_affinity_sets: Those that come, with their timeout in seconds.
+        add_affinity_sets: Those that come.
         chains: Chains to write, each its rules.
         elements: Per set of SETS that changes, in that order.
     """
@@ -71,7 +71,7 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True):
     flush_chains: tuple[str, ...] = ()
     delete_chains: tuple[str, ...] = ()
     delete_affinity_sets: tuple[str, ...] = ()
-    add_affinity_sets: dict[str, int] = msgspec.field(default_factory=dict)
+    add_affinity_sets: tuple[str, ...] = ()
     chains: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     elements: dict[str, ElementDelta] = msgspec.field(default_factory=dict)
 
@@ -98,19 +98,16 @@ def diff(desired: Ruleset, observed: Observed) -> Delta:
     wanted = {**program.chains, **desired.chains}
     edited = any(observed.chains.get(name) != lines for name, lines in program.chains.items())
     stale = tuple(name for name in observed.chains if name not in wanted)
-    gone = {
-        name
-        for name, seconds in observed.affinity_sets.items()
-        if desired.affinity_sets.get(name) != seconds
-    }
+    ours = {name for name, as_ours in observed.affinity_sets.items() if as_ours}
+    gone = observed.affinity_sets.keys() - (ours & desired.affinity_sets)
     chains = {
         name: lines
         for name, lines in desired.chains.items()
-        if observed.chains.get(name) != lines or uses(lines, gone)
+        if observed.chains.get(name) != lines or _uses(lines, gone)
     }
     if edited and any(Pick.parse(name) and name in observed.chains for name in chains):
         # Only netlink can write a pick chain beside its map, and only nft the program (see
-        # `picks_apart`): such a change of both would be two transactions that traffic can see.
+        # `stages`): such a change of both would be two transactions that traffic can see.
         return _anew(desired, exists=True)
     rewritten = [*(program.chains if edited else ()), *chains]
     return Delta(
@@ -118,12 +115,8 @@ def diff(desired: Ruleset, observed: Observed) -> Delta:
         program=desired.program if edited else "",
         flush_chains=(*(name for name in rewritten if name in observed.chains), *stale),
         delete_chains=stale,
-        delete_affinity_sets=tuple(gone),
-        add_affinity_sets={
-            name: seconds
-            for name, seconds in desired.affinity_sets.items()
-            if observed.affinity_sets.get(name) != seconds
-        },
+        delete_affinity_sets=tuple(sorted(gone)),
+        add_affinity_sets=tuple(sorted(desired.affinity_sets - ours)),
         chains=chains,
         elements=_elements(desired, observed),
     )
@@ -166,70 +159,6 @@ def placed(desired: Ruleset, observed: Observed, delta: Delta) -> Ruleset:
     return msgspec.structs.replace(desired, elements=elements)
 
 
-def picks_apart(delta: Delta) -> tuple[Delta, Delta]:
-    """The pick chains that an existing table gets, and the rest.
-
-    nft 1.0.6 cannot add a rule that uses a map declared with ``typeof ... th dport`` once the
-    kernel has the map: it reads the type back as a payload that needs a protocol, and says
-    "conflicting protocols specified: ip vs. th". With ``tcp dport`` it would silently make a rule
-    for TCP alone. So these chains go through netlink, and where the rest needs nft they go
-    first: until a verdict leads to them no packet sees them.
-    """
-    if delta.create or delta.delete_table:
-        return Delta(family=delta.family), delta
-    picks = {name: rules for name, rules in delta.chains.items() if Pick.parse(name)}
-    first = Delta(
-        family=delta.family,
-        flush_chains=tuple(name for name in delta.flush_chains if name in picks),
-        chains=picks,
-    )
-    rest = msgspec.structs.replace(
-        delta,
-        flush_chains=tuple(name for name in delta.flush_chains if name not in picks),
-        chains={name: rules for name, rules in delta.chains.items() if name not in picks},
-    )
-    return first, rest
-
-
-def made_by_nft(delta: Delta) -> tuple[Delta, Delta]:
-    """The part of a new table that only nft can translate, and the rest, which follows it.
-
-    Without elements the program serves nobody and refuses nobody.
-    """
-    picks = {name: rules for name, rules in delta.chains.items() if Pick.parse(name)}
-    by_nft = msgspec.structs.replace(
-        delta,
-        chains={name: rules for name, rules in delta.chains.items() if name not in picks},
-        elements={},
-    )
-    return by_nft, Delta(family=delta.family, chains=picks, elements=delta.elements)
-
-
-def staged(delta: Delta) -> tuple[Delta, Delta, Delta]:
-    """What comes and nothing leads to yet; what leads there or not any more; and sets that go.
-
-    A packet that is on its way while one transaction does it all could be led by what it has seen
-    before to what is gone, or not there yet for it (``wire_transactions``). What changes a set's
-    timeout, which makes it anew under its name, has to be one.
-    """
-    nothing = Delta(family=delta.family)
-    if not delta.add_affinity_sets.keys().isdisjoint(delta.delete_affinity_sets):
-        return delta, nothing, nothing
-    come = Delta(
-        family=delta.family,
-        flush_chains=tuple(name for name in delta.flush_chains if name in delta.chains),
-        add_affinity_sets=delta.add_affinity_sets,
-        chains=delta.chains,
-    )
-    lead = Delta(
-        family=delta.family,
-        flush_chains=tuple(name for name in delta.flush_chains if name not in delta.chains),
-        delete_chains=delta.delete_chains,
-        elements=delta.elements,
-    )
-    return come, lead, Delta(family=delta.family, delete_affinity_sets=delta.delete_affinity_sets)
-
-
 def is_elementary(delta: Delta) -> bool:
     """Whether only elements and chains change: what netlink messages of ours may say."""
     return not (
@@ -262,7 +191,7 @@ def _anew(desired: Ruleset, *, exists: bool) -> Delta:
         create=not exists,
         delete_table=exists,
         program=desired.program,
-        add_affinity_sets=desired.affinity_sets,
+        add_affinity_sets=tuple(sorted(desired.affinity_sets)),
         chains=desired.chains,
         elements=elements,
     )
@@ -295,7 +224,7 @@ def _hook(rules: tuple[str, ...]) -> str:
     return rules[0] if rules and rules[0].startswith("type ") else ""
 
 
-def uses(rules: tuple[str, ...], sets: set[str]) -> bool:
+def _uses(rules: tuple[str, ...], sets: set[str]) -> bool:
     """Whether rules name one of the sets, as ``@set``."""
     return bool(sets) and any(
         word.startswith("@") and word[1:] in sets for rule in rules for word in rule.split(" ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
@@ -24,7 +25,7 @@ _CHOICES = {
 }
 #: The names of protocols by number.
 PROTOCOLS = {int(p): p.text for p in Protocol}
-_GOTO_ENDPOINT = " goto endpoint-"
+_GOTO = re.compile(r"(?:^| )goto ([^ ]+)$")
 
 
 class Side(NamedTuple):
@@ -118,11 +119,14 @@ def endpoints_of(side: Side, frontend: Frontend) -> set[str]:
 def _translations(chains: Chains, name: str) -> Iterator[str]:
     """Where the endpoint chains that a sticky chain goes to translate to."""
     for rule in chains.get(name, ()):
-        if rule.startswith("goto "):
-            yield from _translations(chains, rule.removeprefix("goto "))
-        elif _GOTO_ENDPOINT in rule and " vmap " not in rule:
-            endpoint = chains.get(rule.rpartition(" goto ")[2], ("",))
+        match = _GOTO.search(rule)
+        if match is None:
+            continue
+        if match[1].startswith("endpoint-"):
+            endpoint = chains.get(match[1]) or ("",)
             yield endpoint[-1].rpartition(" dnat to ")[2]
+        else:
+            yield from _translations(chains, match[1])
 
 
 def _kind(side: Side, key: Key) -> str:

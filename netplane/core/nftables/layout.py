@@ -111,12 +111,12 @@ class Ruleset(msgspec.Struct, frozen=True, kw_only=True):
         program: The fixed part, as ``templates/nftables/`` renders it from the node's view.
         chains: Chains that follow the Services, by name, each its rules in nft's listed form:
             pick chains, see ``program.with_room``, and the sticky chains.
-        affinity_sets: Dynamic sets of remembered clients, by name, with their timeout in seconds.
+        affinity_sets: The names of dynamic sets of remembered clients.
         elements: By set name; every set of SETS is present, empty ones too.
     """
 
     family: Family
     program: str
     chains: dict[str, tuple[str, ...]]
-    affinity_sets: dict[str, int]
+    affinity_sets: frozenset[str]
     elements: Elements

@@ -23,7 +23,6 @@ from netplane.core.nftables.diff import (
     move_slots,
     place,
     replace,
-    uses,
 )
 from netplane.core.nftables.layout import SETS, Elements, Key, Ruleset, Value, Values, Verdict
 from netplane.core.nftables.program import Pick, render_chains, with_room
@@ -40,7 +39,7 @@ class _Sticky(msgspec.Struct, frozen=True):
     """The chains and sets that ports with session affinity cost."""
 
     chains: dict[str, tuple[str, ...]]
-    sets: dict[str, int]
+    sets: frozenset[str]
 
 
 class LiveTable:
@@ -65,7 +64,7 @@ class LiveTable:
         self._environment = environment
         self._program = ruleset.program
         self._chains = dict(ruleset.chains)
-        self._affinity_sets = dict(ruleset.affinity_sets)
+        self._affinity_sets = set(ruleset.affinity_sets)
         self.elements: Elements = {n: dict(entries) for n, entries in ruleset.elements.items()}
         self._asked: Counter[tuple[str, Key]] = Counter()
         for port in ports:
@@ -85,7 +84,7 @@ class LiveTable:
             family=self.view.family,
             program=self._program,
             chains=self._chains,
-            affinity_sets=self._affinity_sets,
+            affinity_sets=frozenset(self._affinity_sets),
             elements=self.elements,
         )
 
@@ -103,11 +102,8 @@ class LiveTable:
         self._replace_shared(before, after, deltas)
         arrived, gone = self._pick_chains(led)
         stale, fresh = self._sticky(before), self._sticky(after)
-        lost = {n for n, seconds in stale.sets.items() if fresh.sets.get(n) != seconds}
         chains = {
-            name: rules
-            for name, rules in fresh.chains.items()
-            if stale.chains.get(name) != rules or uses(rules, lost)
+            name: rules for name, rules in fresh.chains.items() if stale.chains.get(name) != rules
         }
         if arrived:
             chains |= render_chains(self.view, arrived, [], self._environment)
@@ -119,10 +115,8 @@ class LiveTable:
             family=self.view.family,
             flush_chains=(*rewritten, *ended),
             delete_chains=ended,
-            delete_affinity_sets=tuple(lost),
-            add_affinity_sets={
-                n: seconds for n, seconds in fresh.sets.items() if stale.sets.get(n) != seconds
-            },
+            delete_affinity_sets=tuple(sorted(stale.sets - fresh.sets)),
+            add_affinity_sets=tuple(sorted(fresh.sets - stale.sets)),
             chains=chains,
             elements={s.name: deltas[s.name] for s in SETS if s.name in deltas},
         )
@@ -138,8 +132,7 @@ class LiveTable:
         for name in ended:
             self._chains.pop(name, None)
         self._chains |= chains
-        for name in stale.sets:
-            self._affinity_sets.pop(name, None)
+        self._affinity_sets -= stale.sets
         self._affinity_sets |= fresh.sets
 
     def _owned(self, ports: Iterable[PortPlan]) -> _Owned:
@@ -217,7 +210,7 @@ class LiveTable:
         """The chains and sets of those ports that have session affinity."""
         sticky = [port for port in ports if port.affinity_seconds]
         if not sticky:
-            return _Sticky({}, {})
+            return _Sticky({}, frozenset())
         targets = {
             value.chain
             for port in sticky
@@ -226,7 +219,7 @@ class LiveTable:
         }
         return _Sticky(
             render_chains(self.view, targets, sticky, self._environment),
-            {name: seconds for port in sticky for name, seconds in affinity_sets(port)},
+            frozenset(name for port in sticky for name in affinity_sets(port)),
         )
 
 

@@ -36,8 +36,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
         lines: What stands in the table itself, such as its comment.
         sets: Declarations of all sets and maps but the affinity sets, by name.
         chains: The rules of every chain by name, in nft's listed form; a base chain's hook first.
-        affinity_sets: Sets of remembered clients, with their timeout in seconds; -1 where the
-            declaration is not one of ours.
+        affinity_sets: Sets of remembered clients, and whether each is declared as ours are.
         others: Objects of kinds we never make.
         elements: By set name; every set of SETS is present. A verdict that is not ``goto`` keeps
             its word: Verdict("jump pick-3").
@@ -51,7 +50,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     lines: tuple[str, ...] = ()
     sets: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     chains: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
-    affinity_sets: dict[str, int] = msgspec.field(default_factory=dict)
+    affinity_sets: dict[str, bool] = msgspec.field(default_factory=dict)
     others: tuple[str, ...] = ()
     elements: Elements = msgspec.field(default_factory=lambda: {s.name: {} for s in SETS})
     unreadable: frozenset[str] = frozenset()

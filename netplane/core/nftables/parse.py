@@ -47,7 +47,6 @@ _VALUES = {
     Values.SLOTS: rf" : {_ADDRESS} \. {_PORT}",
 }
 _LABEL = re.compile(r"[A-Za-z0-9._/:-]*")
-_DURATION = re.compile(r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+)s)?")
 #: How many fields of a key its pattern takes.
 _FIELDS = {keys: re.compile(pattern).groups for keys, pattern in _KEYS.items()}
 _HIGHEST_SLOT = 65535  # the map's key is declared as `numgen random mod 65536`
@@ -72,7 +71,7 @@ def parse_table(text: str, family: Family) -> Observed:
         lines=listing.lines,
         sets={n: d for n, d in listing.sets.items() if n not in affinity},
         chains={n: rules for n, rules in listing.chains.items() if n != RECORD_CHAIN},
-        affinity_sets={name: _timeout(lines, family) for name, lines in affinity.items()},
+        affinity_sets={name: _as_ours(lines, family) for name, lines in affinity.items()},
         others=listing.others,
         elements=elements,
         unreadable=frozenset(unreadable),
@@ -150,21 +149,18 @@ def _verdict(text: str, comment: str) -> Verdict:
     return Verdict(text.removeprefix("goto "), comment if _LABEL.fullmatch(comment) else "")
 
 
-def _timeout(declaration: tuple[str, ...], family: Family) -> int:
-    """The timeout of an affinity set in seconds, -1 where it is not declared as ours are."""
-    kind, *lines = declaration
-    text = lines.pop().removeprefix("timeout ") if lines else ""
-    if (kind, *lines) != ("set", *affinity_declaration(family)):
-        return -1
-    match = _DURATION.fullmatch(text)
-    if match is None:
-        return -1
-    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+def _as_ours(declaration: tuple[str, ...], family: Family) -> bool:
+    """Whether an affinity set is declared as ours are.
+
+    It may have a timeout, which earlier versions gave it: that of the rules comes before it, and
+    the clients in it are remembered.
+    """
+    lines = [line for line in declaration if not line.startswith("timeout ")]
+    return lines == ["set", *affinity_declaration(family)]
 
 
 def affinity_declaration(family: Family) -> tuple[str, ...]:
-    """The lines of an affinity set's declaration before its timeout.
+    """The lines of an affinity set's declaration; each client's time is given by the rules.
 
     The size is what nft gives a dynamic set without one: a limit on remembered clients, not
     memory that is taken. Beyond it a client is balanced anew.

@@ -29,6 +29,7 @@ _PICK = re.compile(r"(nodeport-)?(masquerade-|local-)?pick-([1-9][0-9]*)")
 _AFFINITY = re.compile(r"((masquerade-|local-)?sticky|endpoint)-[a-z2-7]{16}-.+")
 _DIGEST_LENGTH = 12
 _TOP_BIT = 1 << 31
+_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _WIDTHS = {Family.IPV4: "/32", Family.IPV6: "/128"}
 
 
@@ -176,7 +177,16 @@ def _endpoint(port: PortPlan, backend: Backend) -> dict[str, str]:
         "set": affinity_name(port, backend),
         "protocol": port.protocol.text,
         "address": str(backend),
+        "timeout": _duration(port.affinity_seconds),
     }
+
+
+def _duration(seconds: int) -> str:
+    """A time as nft lists it: ``1d2h3m4s``, without the parts that are 0."""
+    parts = {}
+    for unit, size in _UNITS.items():
+        parts[unit], seconds = divmod(seconds, size)
+    return "".join(f"{count}{unit}" for unit, count in parts.items() if count)
 
 
 def _pods(view: FamilyView) -> str:

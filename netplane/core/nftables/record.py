@@ -70,7 +70,7 @@ class Wanted(NamedTuple):
 def text_digest(ruleset: Ruleset) -> str:
     """The digest of the text that a table's structure is made from, pick chains left out."""
     lines = [ruleset.program]
-    lines += [f"{name} {seconds}" for name, seconds in sorted(ruleset.affinity_sets.items())]
+    lines += sorted(ruleset.affinity_sets)
     for name, rules in sorted(ruleset.chains.items()):
         if Pick.parse(name) is None:
             lines += (name, *rules)

@@ -191,8 +191,8 @@ def _chain_lines(delta: Delta, observed: Observed, owners: Owners) -> Iterator[_
             yield owners.of_name(chain), line
     for name in delta.delete_affinity_sets:
         yield owners.of_name(name), f"- set {name}"
-    for name, seconds in delta.add_affinity_sets.items():
-        yield owners.of_name(name), f"+ set {name}: timeout {seconds} s"
+    for name in delta.add_affinity_sets:
+        yield owners.of_name(name), f"+ set {name}"
 
 
 def _tell_elements(

@@ -7,7 +7,7 @@ object at fault.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from netplane.core.model.address import Family
 from netplane.core.model.service import Protocol
@@ -65,15 +65,15 @@ def script(delta: Delta) -> str:
 
 
 def _followers(
-    family: Family, sets: Mapping[str, int], chains: Mapping[str, tuple[str, ...]]
+    family: Family, sets: Collection[str], chains: Mapping[str, tuple[str, ...]]
 ) -> list[str]:
     """The sets and chains that follow the Services, as one table block."""
     if not sets and not chains:
         return []
     lines = [f"table {table_of(family)} {{"]
     for name in sorted(sets):
-        declaration = (*affinity_declaration(family), f"timeout {sets[name]}s")
-        lines += (f"\tset {name} {{", *(f"\t\t{line}" for line in declaration), "\t}", "")
+        declaration = (f"\t\t{line}" for line in affinity_declaration(family))
+        lines += (f"\tset {name} {{", *declaration, "\t}", "")
     for name in sorted(chains):
         lines += (f"\tchain {name} {{", *(f"\t\t{rule}" for rule in chains[name]), "\t}", "")
     lines[-1:] = ["}", ""]

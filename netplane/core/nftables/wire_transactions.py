@@ -86,10 +86,11 @@ def transactions(  # noqa: PLR0913 (each is a fact of its own about one change)
         first: list[Message] = []
         second: list[Message] = []
         for layout in layouts:
-            delta, later = _parted(layout, elements[layout.name])
-            first += _at_once(family, layout, delta, counts.get(layout.name, {}))
-            if later is not None:
+            delta = elements[layout.name]
+            if layout.led_to and (delta.delete or delta.delete_slots):
+                delta, later = parted(layout, delta)
                 second += _at_once(family, layout, later, {})
+            first += _at_once(family, layout, delta, counts.get(layout.name, {}))
         second += after
         yield from filter(None, (first, second))
         return
@@ -97,10 +98,8 @@ def transactions(  # noqa: PLR0913 (each is a fact of its own about one change)
     yield from _packed(_units(family, deltas), after, limit)
 
 
-def _parted(layout: SetLayout, delta: ElementDelta) -> tuple[ElementDelta, ElementDelta | None]:
-    """A set's change, and what of it has to wait for packets that have been led to it."""
-    if not layout.led_to or not (delta.delete or delta.delete_slots):
-        return delta, None
+def parted(layout: SetLayout, delta: ElementDelta) -> tuple[ElementDelta, ElementDelta]:
+    """What comes to a set or is replaced, and what goes from it."""
     replaced = _replaced(layout, delta)
     taken = {(key, slot) for key, slot, _ in delta.add_slots}
     later = ElementDelta(
@@ -112,7 +111,7 @@ def _parted(layout: SetLayout, delta: ElementDelta) -> tuple[ElementDelta, Eleme
         delete=[row for row in delta.delete if _owner(layout, row[0]) in replaced],
         delete_slots=[row for row in delta.delete_slots if row in taken],
     )
-    return now, later or None
+    return now, later
 
 
 def _operations(delta: ElementDelta) -> int:

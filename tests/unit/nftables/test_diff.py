@@ -16,20 +16,18 @@ from netplane.core.nftables.diff import (
     ElementDelta,
     diff,
     is_elementary,
-    picks_apart,
     place,
     postponed,
-    staged,
 )
-from netplane.core.nftables.layout import Key, Ruleset, Value, Verdict
+from netplane.core.nftables.layout import Key, Value, Verdict
 from netplane.core.nftables.listing import read_listing
 from netplane.core.nftables.observed import HOLE, Observed
 from netplane.core.nftables.program import ROOM
 from netplane.core.nftables.text import script
-from netplane.core.plan.plan import FamilyPlan
-from netplane.core.plan.port import Backend, PortPlan
+from netplane.core.plan.port import Backend
 from netplane.rendering import environment
-from tests.support.port_plans import backends, port, random_plan, view
+from tests.support.port_plans import backends, port, random_plan
+from tests.support.rulesets import as_observed, compiled
 
 A, B, C, D, E = backends(*(f"10.0.0.{i}" for i in range(1, 6)))
 MANY = backends(*(f"10.0.1.{i}" for i in range(1, ROOM + 3)))
@@ -70,24 +68,6 @@ def test_placing_moves_no_more_than_it_must(seed: int) -> None:
     assert all(placed[slot] == present[slot] for slot in kept)
     changed = sum(a != b for a, b in zip(placed, present, strict=False))
     assert changed == min(len(wanted), len(present)) - len(kept)
-
-
-def compiled(*ports: PortPlan, **fields: object) -> Ruleset:
-    return compile_family(FamilyPlan(view=view(Family.IPV4, **fields), ports=ports), environment())
-
-
-def as_observed(ruleset: Ruleset) -> Observed:
-    """The table the kernel has once this ruleset is loaded."""
-    program = read_listing(ruleset.program)
-    return Observed(
-        family=ruleset.family,
-        exists=True,
-        lines=program.lines,
-        sets=program.sets,
-        chains={**program.chains, **ruleset.chains},
-        affinity_sets=ruleset.affinity_sets,
-        elements=ruleset.elements,
-    )
 
 
 def test_nothing_to_do() -> None:
@@ -199,30 +179,29 @@ def test_an_unreadable_set_is_emptied_and_filled() -> None:
     assert "flush map ip netplane services" in script(delta)
 
 
-def test_a_changed_timeout_rewrites_the_chains_that_use_the_set() -> None:
-    old = compiled(port("web", cluster=(A,), affinity_seconds=60))
-    new = compiled(port("web", cluster=(A,), affinity_seconds=90))
+def test_a_changed_timeout_leaves_the_sets_of_clients_alone() -> None:
+    old = compiled(port("web", cluster=(A, B), affinity_seconds=60))
+    new = compiled(port("web", cluster=(A, B), affinity_seconds=90061))
     delta = diff(new, as_observed(old))
-    assert set(delta.chains) == set(new.chains)
-    assert set(delta.flush_chains) == set(new.chains)
-    assert delta.delete_affinity_sets == tuple(new.affinity_sets)
-    assert delta.add_affinity_sets == new.affinity_sets
-    assert not is_elementary(delta)
+    assert not delta.delete_affinity_sets
+    assert not delta.add_affinity_sets
+    assert not delta.elements
+    assert all(name.startswith("endpoint-") for name in delta.chains)
+    assert all("timeout 1d1h1m1s" in rules[0] for rules in delta.chains.values())
+    assert set(delta.flush_chains) == set(delta.chains)
+    assert not delta.delete_chains
 
 
-def test_pick_chains_of_an_existing_table_travel_apart() -> None:
-    old = compiled(port("web", cluster=MANY))
-    new = compiled(
-        port("web", cluster=MANY[:-1]), port("sticky", 2, cluster=(A,), affinity_seconds=9)
+def test_a_set_of_foreign_form_is_made_anew_with_the_chains_that_use_it() -> None:
+    wanted = compiled(port("web", cluster=(A,), affinity_seconds=60))
+    foreign = msgspec.structs.replace(
+        as_observed(wanted), affinity_sets=dict.fromkeys(wanted.affinity_sets, False)
     )
-    first, rest = picks_apart(diff(new, as_observed(old)))
-    assert set(first.chains) == {f"pick-{ROOM + 1}"}
-    assert is_elementary(first)
-    assert not first.elements
-    assert f"pick-{ROOM + 1}" not in rest.chains
-    assert rest.delete_chains == (f"pick-{ROOM + 2}",)
-    anew = diff(new, Observed(family=Family.IPV4))
-    assert picks_apart(anew) == (Delta(family=Family.IPV4), anew)
+    delta = diff(wanted, foreign)
+    assert set(delta.chains) == set(wanted.chains)
+    assert set(delta.flush_chains) == set(wanted.chains)
+    assert delta.delete_affinity_sets == tuple(wanted.affinity_sets) == delta.add_affinity_sets
+    assert not is_elementary(delta)
 
 
 def test_what_goes_last_can_be_postponed() -> None:
@@ -233,31 +212,6 @@ def test_what_goes_last_can_be_postponed() -> None:
     assert now.delete_chains == ()
     assert set(later.delete_chains) == picks
     assert later == Delta(family=Family.IPV4, delete_chains=later.delete_chains)
-
-
-def test_what_comes_is_there_before_anything_leads_to_it() -> None:
-    plain = compiled(port("web", cluster=(A, B)))
-    sticky = compiled(port("web", cluster=(A, B), affinity_seconds=9))
-    come, lead, gone = staged(diff(sticky, as_observed(plain)))
-    assert set(come.chains) == set(sticky.chains) - set(plain.chains)
-    assert come.add_affinity_sets == sticky.affinity_sets
-    assert not come.elements
-    assert is_elementary(lead)
-    assert lead.elements
-    assert not gone
-    come, lead, gone = staged(diff(plain, as_observed(sticky)))
-    assert is_elementary(lead)
-    assert set(sticky.chains) - set(plain.chains) <= set(lead.delete_chains)
-    assert set(gone.delete_affinity_sets) == set(sticky.affinity_sets)
-    assert gone == Delta(family=Family.IPV4, delete_affinity_sets=gone.delete_affinity_sets)
-
-
-def test_a_timeout_that_changes_is_one_transaction() -> None:
-    """Its sets are made anew under their names, so their users have to go with them."""
-    old = compiled(port("web", cluster=(A, B), affinity_seconds=9))
-    delta = diff(compiled(port("web", cluster=(A, B), affinity_seconds=10)), as_observed(old))
-    nothing = Delta(family=Family.IPV4)
-    assert staged(delta) == (delta, nothing, nothing)
 
 
 @pytest.mark.parametrize("seed", range(20))

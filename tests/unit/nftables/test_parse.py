@@ -41,8 +41,8 @@ def listed(ruleset: Ruleset, counters: str = "") -> str:
     blocks = [
         f"\tchain {n} {{\n\t\t" + "\n\t\t".join(r) + "\n\t}\n" for n, r in ruleset.chains.items()
     ]
-    for name, seconds in ruleset.affinity_sets.items():
-        lines = (*affinity_declaration(ruleset.family), f"timeout {seconds // 60}m{seconds % 60}s")
+    for name in ruleset.affinity_sets:
+        lines = affinity_declaration(ruleset.family)
         blocks.append(f"\tset {name} {{\n\t\t" + "\n\t\t".join(lines) + "\n\t}\n")
     return text.rstrip("}\n") + "}\n" + "".join(blocks) + "}\n"
 
@@ -62,7 +62,7 @@ def test_round_trip(seed: int, family: Family) -> None:
     assert observed.chains == {**program.chains, **ruleset.chains}
     assert observed.sets == program.sets
     assert observed.lines == program.lines
-    assert observed.affinity_sets == ruleset.affinity_sets
+    assert observed.affinity_sets == dict.fromkeys(ruleset.affinity_sets, True)
     assert (observed.others, observed.unreadable) == ((), frozenset())
 
 
@@ -124,20 +124,24 @@ def test_foreign_forms_are_unreadable(name: str, elements: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "seconds"),
+    ("lines", "as_ours"),
     [
-        (("type ipv4_addr", "size 65535", "flags dynamic,timeout", "timeout 3h"), 10800),
-        (("type ipv4_addr", "size 65535", "flags dynamic,timeout", "timeout 1d1h1m1s"), 90061),
-        (("type ipv4_addr", "size 65535", "flags dynamic,timeout", "timeout soon"), -1),
-        (("type ipv4_addr", "flags dynamic,timeout", "timeout 3h"), -1),
-        (("type ipv6_addr", "size 65535", "flags dynamic,timeout", "timeout 3h"), -1),
-        ((), -1),
+        (("type ipv4_addr", "size 65535", "flags dynamic,timeout"), True),
+        pytest.param(
+            ("type ipv4_addr", "size 65535", "flags dynamic,timeout", "timeout 3h"),
+            True,
+            id="as earlier versions made it",
+        ),
+        (("type ipv4_addr", "size 65535", "flags dynamic,timeout", "gc-interval 3h"), False),
+        (("type ipv4_addr", "flags dynamic,timeout"), False),
+        (("type ipv6_addr", "size 65535", "flags dynamic,timeout"), False),
+        ((), False),
     ],
 )
-def test_affinity_timeouts(lines: tuple[str, ...], seconds: int) -> None:
+def test_affinity_sets(lines: tuple[str, ...], *, as_ours: bool) -> None:
     body = "".join(f"\t\t{line}\n" for line in lines)
     text = f"table ip netplane {{\n\tset affinity-x {{\n{body}\t}}\n}}\n"
-    assert parse_table(text, Family.IPV4).affinity_sets == {"affinity-x": seconds}
+    assert parse_table(text, Family.IPV4).affinity_sets == {"affinity-x": as_ours}
 
 
 def test_objects_of_other_kinds_are_noticed() -> None:

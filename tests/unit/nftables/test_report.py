@@ -22,7 +22,7 @@ from netplane.core.plan.port import PortPlan
 from netplane.core.plan.status import EndpointStatus, FrontendStatus
 from netplane.rendering import environment
 from tests.support.port_plans import backends, port, random_plan, view
-from tests.unit.nftables.test_diff import as_observed
+from tests.support.rulesets import as_observed
 
 A, B = backends("10.244.1.1", "10.244.2.1")
 

@@ -89,7 +89,9 @@ def elements(cluster: dict[int, tuple[Backend, ...]]) -> Elements:
 
 
 def change(old: Elements, new: Elements) -> dict[str, ElementDelta]:
-    desired = Ruleset(family=FAMILY, program=PROGRAM, chains={}, affinity_sets={}, elements=new)
+    desired = Ruleset(
+        family=FAMILY, program=PROGRAM, chains={}, affinity_sets=frozenset(), elements=new
+    )
     observed = Observed(family=FAMILY, exists=True, chains={"program": ()}, elements=old)
     return diff(desired, observed).elements
 
