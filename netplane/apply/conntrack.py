@@ -5,7 +5,8 @@ come. So after every sync, changed or not, the table is compared with the plan, 
 deleted where
 
 - its destination is a UDP frontend and what answers is not a serving backend of it, which covers
-  flows that began before the rules existed and were never translated;
+  flows that began before the rules existed and were never translated. One that nobody has answered
+  stays as long as there is no backend: the rules refuse its packets as they do a new flow's;
 - its destination is one of the node's own addresses and a NodePort, likewise. kube-proxy ignores
   the address, and so also deletes flows that pass through the node to the same port number
   elsewhere;
@@ -94,6 +95,8 @@ def _is_stale(flow: Flow, desired: UdpFlows, local: Local, removed: Collection[F
     if backends is None and here:
         backends = desired.node_ports.get(flow.port)
     if backends is not None:
+        if not (backends or flow.translated or flow.answered):
+            return False
         return Backend(flow.answers, flow.answer_port) not in backends
     if not flow.translated:
         return False

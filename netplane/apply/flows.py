@@ -38,10 +38,18 @@ _AF = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
 _NETLINK_NETFILTER: Final = 12  # linux/netlink.h; the socket module has no name for it
 _IPCTNL_MSG_CT_NEW: Final = 0x0100  # of the subsystem NFNL_SUBSYS_CTNETLINK
 _IPCTNL_MSG_CT_GET: Final = 0x0101
-_CTA_TUPLE_ORIG, _CTA_TUPLE_REPLY, _CTA_ID, _CTA_ZONE, _CTA_FILTER = 1, 2, 12, 18, 25
+_CTA_TUPLE_ORIG, _CTA_TUPLE_REPLY, _CTA_STATUS, _CTA_ID, _CTA_ZONE, _CTA_FILTER = (
+    1,
+    2,
+    3,
+    12,
+    18,
+    25,
+)
 _CTA_TUPLE_IP, _CTA_TUPLE_PROTO = 1, 2
 _CTA_PROTO_NUM, _CTA_PROTO_SRC_PORT, _CTA_PROTO_DST_PORT = 1, 2, 3
 _CTA_FILTER_ORIG_FLAGS: Final = 1
+_SEEN_REPLY: Final = 1 << 1  # IPS_SEEN_REPLY in nf_conntrack_common.h
 _FILTER_PROTO_NUM = 1 << 3  # CTA_FILTER_F_CTA_PROTO_NUM in nf_internals.h
 _DATAGRAM = 1 << 18  # the kernel fills what it is offered, up to 32 KiB
 _TIMEOUT = 60.0
@@ -60,6 +68,7 @@ class Flow(NamedTuple):
         answers, answer_port: The source of replies: the endpoint, or the destination itself.
         identity: The kernel's id of the entry, so that a successor is never deleted instead.
         zone: The conntrack zone, 0 by default.
+        answered: Whether a reply has come. Until then every packet is judged as a new flow's.
     """
 
     source: str
@@ -70,6 +79,7 @@ class Flow(NamedTuple):
     answer_port: int
     identity: int = 0
     zone: int = 0
+    answered: bool = True
 
     @property
     def translated(self) -> bool:
@@ -130,12 +140,15 @@ def decode_flow(body: bytes, family: Family) -> Flow | None:
         if not ours or original.protocol != socket.IPPROTO_UDP:
             return None
     zone = 0
+    answered = True  # unless the kernel says otherwise
     for kind, first, last in attributes(body, start, len(body)):
-        if kind == _CTA_ZONE:
+        if kind == _CTA_STATUS:
+            answered = bool(int.from_bytes(body[first:last], "big") & _SEEN_REPLY)
+        elif kind == _CTA_ZONE:
             zone = int.from_bytes(body[first:last], "big")
         elif kind == _CTA_ID:
             identity = int.from_bytes(body[first:last], "big")
-            break  # the zone comes before
+            break  # the others come before
     else:
         identity = 0
     return Flow(
@@ -147,6 +160,7 @@ def decode_flow(body: bytes, family: Family) -> Flow | None:
         reply.source_port,
         identity,
         zone,
+        answered,
     )
 
 

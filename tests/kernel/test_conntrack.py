@@ -113,10 +113,22 @@ def test_a_node_port_is_one_on_own_addresses_only(netns: Namespace, family: Fami
     own, elsewhere = _BACKENDS[family]
     _send(netns, family, own, 30053, 4001)
     _send(netns, family, elsewhere, 30053, 4002)
-    desired = UdpFlows(frontends={}, node_ports={30053: frozenset()})
+    desired = UdpFlows(frontends={}, node_ports={30053: frozenset({Backend(own, 5353)})})
     deleted = clean(netns, family, desired, Local(lambda: frozenset({own})))
     assert _ports(deleted) == {4001}
     assert _ports(flows(netns, family)) == {4002}
+
+
+def test_a_flow_that_is_refused_is_left_until_somebody_could_answer_it(
+    netns: Namespace, family: Family
+) -> None:
+    backend, _ = _BACKENDS[family]
+    _send(netns, family, _FRONTEND[family], 53, 4001)
+    frontend = (_FRONTEND[family], 53)
+    nobody = UdpFlows(frontends={frontend: frozenset()}, node_ports={})
+    assert clean(netns, family, nobody, _LOCAL) == ()
+    somebody = UdpFlows(frontends={frontend: frozenset({Backend(backend, 5353)})}, node_ports={})
+    assert _ports(clean(netns, family, somebody, _LOCAL)) == {4001}
 
 
 def test_what_a_removed_service_left_is_deleted(netns: Namespace, family: Family) -> None:
@@ -146,6 +158,7 @@ def test_other_protocols_are_left_alone(netns: Namespace, family: Family) -> Non
 def test_many_flows_are_deleted_in_one_pass(netns: Namespace, family: Family) -> None:
     for source_port in range(5000, 5300):
         _send(netns, family, _FRONTEND[family], 53, source_port)
-    desired = UdpFlows(frontends={(_FRONTEND[family], 53): frozenset()}, node_ports={})
+    backends = frozenset({Backend(_BACKENDS[family][0], 5353)})
+    desired = UdpFlows(frontends={(_FRONTEND[family], 53): backends}, node_ports={})
     assert len(clean(netns, family, desired, _LOCAL)) == 300
     assert flows(netns, family) == []

@@ -23,8 +23,18 @@ _DESIRED = UdpFlows(
 _LOCAL = Local(lambda: frozenset({"192.0.2.1"}))
 
 
-def _flow(destination: str, port: int, answers: str = "", answer_port: int = 0) -> Flow:
-    return Flow("10.244.9.9", 4000, destination, port, answers or destination, answer_port or port)
+def _flow(
+    destination: str, port: int, answers: str = "", answer_port: int = 0, *, answered: bool = True
+) -> Flow:
+    return Flow(
+        "10.244.9.9",
+        4000,
+        destination,
+        port,
+        answers or destination,
+        answer_port or port,
+        answered=answered,
+    )
 
 
 @pytest.mark.parametrize(
@@ -36,6 +46,14 @@ def _flow(destination: str, port: int, answers: str = "", answer_port: int = 0) 
         pytest.param(_flow("10.96.0.10", 53), True, id="never translated"),
         pytest.param(_flow("10.96.0.10", 54), False, id="other port, never translated"),
         pytest.param(_flow("10.96.0.11", 53, "10.244.1.1", 5353), True, id="no endpoints left"),
+        pytest.param(_flow("10.96.0.11", 53), True, id="no endpoints, answered by another"),
+        pytest.param(_flow("10.96.0.11", 53, answered=False), False, id="no endpoints, refused"),
+        pytest.param(
+            _flow("10.96.0.11", 53, "10.244.1.1", 5353, answered=False),
+            True,
+            id="no endpoints left, never answered",
+        ),
+        pytest.param(_flow("10.96.0.10", 53, answered=False), True, id="refused before"),
         pytest.param(_flow("10.96.0.99", 53, "10.244.1.1", 5353), True, id="service gone"),
         pytest.param(_flow("10.96.0.99", 53), False, id="service range, never translated"),
         pytest.param(_flow("192.0.2.1", 30053, "10.244.1.1", 5353), False, id="NodePort"),

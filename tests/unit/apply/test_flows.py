@@ -18,6 +18,7 @@ _CLIENT = {Family.IPV4: "10.244.9.9", Family.IPV6: "fd00:244::9"}
 _FRONTEND = {Family.IPV4: "10.96.0.10", Family.IPV6: "fd00:96::10"}
 _ENDPOINT = {Family.IPV4: "10.244.1.7", Family.IPV6: "fd00:244:1::7"}
 _STATUS, _TIMEOUT = number(3, 0x188), number(7, 29)
+_ANSWERED = number(3, 0x18A)
 _ID, _USE = number(12, 0xDEADBEEF), number(11, 1)
 _ZONE = attribute(18, b"\x00\x07")
 
@@ -50,22 +51,22 @@ def _entry(family: Family, *further: bytes, **odd: bytes | int) -> bytes:
     )
 
 
-def _flow(family: Family, identity: int = 0xDEADBEEF, zone: int = 0) -> Flow:
-    return Flow(
-        _CLIENT[family], 4000, _FRONTEND[family], 53, _ENDPOINT[family], 5353, identity, zone
-    )
+def _flow(family: Family, identity: int = 0xDEADBEEF, zone: int = 0, **more: bool) -> Flow:
+    client, frontend, endpoint = _CLIENT[family], _FRONTEND[family], _ENDPOINT[family]
+    return Flow(client, 4000, frontend, 53, endpoint, 5353, identity, zone, **more)
 
 
 @pytest.mark.parametrize("family", Family)
 def test_an_entry_is_read(family: Family) -> None:
     body = _entry(family, _STATUS, _TIMEOUT, _ID, _USE)
-    assert decode_flow(body, family) == _flow(family)
+    assert decode_flow(body, family) == _flow(family, answered=False)
     assert decode_flow(body, family.other) is None
 
 
 @pytest.mark.parametrize("family", Family)
 def test_zone_and_id_are_read_where_they_are(family: Family) -> None:
-    assert decode_flow(_entry(family, _ZONE, _STATUS, _ID), family) == _flow(family, zone=7)
+    body = _entry(family, _ZONE, _ANSWERED, _ID)
+    assert decode_flow(body, family) == _flow(family, zone=7, answered=True)
     assert decode_flow(_entry(family), family) == _flow(family, identity=0)
 
 
@@ -73,9 +74,10 @@ def test_zone_and_id_are_read_where_they_are(family: Family) -> None:
 def test_an_unusual_form_is_read_as_well(family: Family) -> None:
     """A zone of one direction stands inside that direction's tuple (CTA_TUPLE_ZONE)."""
     body = _entry(family, _STATUS, _ID, more=attribute(3, b"\x00\x07"))
-    assert decode_flow(body, family) == _flow(family)
+    assert decode_flow(body, family) == _flow(family, answered=False)
     head, tuples = body[:4], _entry(family)[4:]
-    assert decode_flow(head + _STATUS + tuples + _ID, family) == _flow(family)
+    unanswered = _flow(family, answered=False)
+    assert decode_flow(head + _STATUS + tuples + _ID, family) == unanswered
 
 
 @pytest.mark.parametrize("more", [b"", attribute(3, b"\x00\x07")], ids=["usual", "unusual"])
