@@ -63,7 +63,7 @@ MEANT = Delta(
         pytest.param(Delta(family=Family.IPV4, create=True), True, id="no-table"),
         pytest.param(Delta(family=Family.IPV4, delete_table=True), True, id="another-layout"),
         pytest.param(
-            Delta(family=Family.IPV4, add_affinity_sets={"affinity-1": 60}), True, id="clients"
+            Delta(family=Family.IPV4, add_affinity_sets=("affinity-1",)), True, id="clients"
         ),
     ],
 )
