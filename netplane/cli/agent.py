@@ -50,6 +50,10 @@ def command(
     config = read_config(call)
     if call.filenames and kubeconfig:
         raise click.UsageError("-f and --kubeconfig: the cluster's state comes from one of them")
+    if "-" in call.filenames:
+        raise click.UsageError(
+            "-f -: the agent follows files as they change; the standard input is read only once"
+        )
     if context and (call.filenames or not (kubeconfig or config.kubeconfig)):
         raise click.UsageError("--context: it names a context of a kubeconfig; give --kubeconfig")
     if install_systemd:

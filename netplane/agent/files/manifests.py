@@ -163,7 +163,12 @@ class ManifestFiles:
                         names = sorted(entry.name for entry in entries if _counts(entry.name))
                     found |= {path / name: _look(path / name) for name in names}
                 else:
-                    found[path] = _stamp(path.stat())
+                    told = path.stat()
+                    if not stat.S_ISREG(told.st_mode):  # to open a pipe waits for who writes to it
+                        raise InputError(
+                            f"{safe_origin(str(path))}: neither a file nor a directory"
+                        )
+                    found[path] = _stamp(told)
             except OSError as exc:
                 raise InputError(f"{safe_origin(str(path))}: {exc.strerror}") from exc
         self._folders = frozenset(folders)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
@@ -153,6 +154,20 @@ def test_a_directory_that_is_gone_is_no_wish_to_remove_everything(tmp_path: Path
         write(path / "a.json", [*TWO, service("db", cluster_ips=["172.30.0.11"])])
         await follower.until(lambda: len(follower.services) == 2)
         assert follower.source.fault == ""
+
+    follow(path, story)
+
+
+def test_a_pipe_is_waited_for_by_nobody(tmp_path: Path) -> None:
+    """To open one blocks until somebody writes to it, and nothing could end the agent then."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+
+    async def story(follower: Follower) -> None:
+        await follower.until(lambda: "neither a file nor" in follower.source.fault)
+        path.unlink()
+        write(path, TWO)
+        await follower.until(says(follower, *TWO))
 
     follow(path, story)
 

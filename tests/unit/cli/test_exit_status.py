@@ -49,6 +49,8 @@ def test_no_input_is_a_usage_error(command: str) -> None:
         pytest.param(("diff", "-f", "{}", "--cluster-cidr", "pods"), id="network"),
         pytest.param(("apply", "-f", "{}", "--netns", "no-such-namespace"), id="namespace"),
         pytest.param(("apply", "-f", "{}", "--netns", "../../proc/1/ns/net"), id="path"),
+        pytest.param(("agent", "-f", "-"), id="agent on stdin"),
+        pytest.param(("agent", "-f", "{}", "--sync-period", "0"), id="no period"),
     ],
 )
 def test_usage_errors(arguments: tuple[str, ...], empty: str) -> None:
