@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
 import struct
 from collections.abc import Iterator
@@ -49,10 +50,15 @@ def reach_agent(namespace: Namespace, *, timeout: float) -> socket.socket | None
     return namespace.call(reach)
 
 
+def is_trusted(user: int) -> bool:
+    """Whether who answers as this user may be an agent; the name is anybody's to take."""
+    return user in {0, os.geteuid()}
+
+
 def keeper_of(namespace: Namespace) -> str:
     """The agent that keeps a namespace, in words; "" where none does."""
-    pid = namespace.call(_peer)
-    return "" if pid is None else _named(pid)
+    peer = namespace.call(_peer)
+    return "" if peer is None or not is_trusted(peer[1]) else _named(peer[0])
 
 
 def other_side(connection: socket.socket) -> tuple[int, int]:
@@ -70,25 +76,33 @@ def _hold() -> socket.socket:
     except OSError as exc:
         held.close()
         if exc.errno == errno.EADDRINUSE:
-            raise BusyError(
-                f"another agent keeps this namespace: {_holder()}; end it first"
-            ) from exc
+            raise BusyError(_why_not()) from exc
         raise
     return held
 
 
-def _holder() -> str:
-    """The process behind the name, as far as it can be told."""
-    pid = _peer()
-    return "it has just ended" if pid is None else _named(pid)
+def _why_not() -> str:
+    """Who is behind the name, as far as it can be told."""
+    peer = _peer()
+    if peer is None:
+        return "another agent kept this namespace, and has just ended: start again"
+    pid, user = peer
+    if not is_trusted(user):
+        return squatted(pid, user)
+    return f"another agent keeps this namespace: {_named(pid)}; end it first"
 
 
-def _peer() -> int | None:
+def squatted(pid: int, user: int) -> str:
+    """That somebody has the agent's name who cannot be one, in words."""
+    return f"{_named(pid)} of user {user} has taken the name of this namespace's agent; end it"
+
+
+def _peer() -> tuple[int, int] | None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as asking:
         try:
             asking.settimeout(1.0)
             asking.connect(_NAME)
-            return other_side(asking)[0]
+            return other_side(asking)
         except OSError:
             return None
 

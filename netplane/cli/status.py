@@ -65,7 +65,7 @@ def _status(call: options.Call) -> int:
     from netplane.apply.privilege import require_net_admin
     from netplane.cli.report import StatusReport
     from netplane.cli.terminal import emit_json
-    from netplane.errors import WireError
+    from netplane.errors import ConflictError, WireError
 
     require_net_admin()
     agent, silent = None, None
@@ -73,7 +73,7 @@ def _status(call: options.Call) -> int:
         found = tuple(_read(call, namespace).values())
         try:
             agent = ask_agent(namespace)
-        except WireError as exc:
+        except (WireError, ConflictError) as exc:
             silent = exc  # who looks because an agent hangs wants to see what the kernel has
     if call.json:
         emit_json(StatusReport(call.netns, found, agent))

@@ -6,9 +6,9 @@ from typing import Final
 
 import msgspec
 
-from netplane.agent.holder import other_side, reach_agent
+from netplane.agent.holder import is_trusted, other_side, reach_agent, squatted
 from netplane.apply.netns import Namespace
-from netplane.errors import WireError
+from netplane.errors import ConflictError, WireError
 
 TIMEOUT: Final = 5.0
 """Seconds in which either side must have said or heard something."""
@@ -61,12 +61,15 @@ def ask_agent(namespace: Namespace) -> AgentStatus | None:
 
     Raises:
         WireError: There is one, and it does not answer as it should.
+        ConflictError: Somebody else has taken its name, and would be believed.
     """
     connection = reach_agent(namespace, timeout=TIMEOUT)
     if connection is None:
         return None
     with connection:
-        pid, _ = other_side(connection)
+        pid, user = other_side(connection)
+        if not is_trusted(user):
+            raise ConflictError(squatted(pid, user))
         answer = bytearray()
         try:
             while (chunk := connection.recv(_CHUNK)) and len(answer) < _MOST_BYTES:

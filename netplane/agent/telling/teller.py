@@ -17,7 +17,7 @@ import msgspec
 
 import netplane
 from netplane.agent.changes import Source
-from netplane.agent.holder import other_side
+from netplane.agent.holder import is_trusted, other_side
 from netplane.agent.telling.health import Health
 from netplane.agent.telling.ledger import Ledger, State
 from netplane.agent.telling.status import TIMEOUT, AgentStatus, ServiceStanding
@@ -70,7 +70,7 @@ class Teller:
         del reader
         with contextlib.suppress(OSError, TimeoutError):
             _, user = other_side(writer.get_extra_info("socket"))
-            if user in {0, os.geteuid()}:
+            if is_trusted(user):
                 writer.write(msgspec.json.encode(self.status()))
                 await asyncio.wait_for(writer.drain(), TIMEOUT)
         writer.close()
