@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -177,7 +178,8 @@ async def _servers(
             try:
                 server = await serve(namespace, places(address, option=option), respond)
             except OSError as exc:
-                raise UsageError(f"{option} {address}: {exc.strerror}") from exc
+                taken = "; a kube-proxy that goes on?" if exc.errno == errno.EADDRINUSE else ""
+                raise UsageError(f"{option} {address}: {exc.strerror}{taken}") from exc
             stack.push_async_callback(server.stop)
         yield
 

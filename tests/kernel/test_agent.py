@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from netplane.apply.netns import Namespace
+from tests.support.agent_process import HEALTH_PORT
 from tests.support.directory_agent import DirectoryAgent, new_agent
 from tests.support.eventually import DEADLINE, eventually
 from tests.support.kernel_state import meaning, ruleset
@@ -77,6 +80,22 @@ def test_a_second_agent_is_refused(netns: Namespace, tmp_path: Path) -> None:
         )
         assert second.returncode == 1
         assert f"pid {first.pid} " in second.stderr
+
+
+def test_a_port_that_somebody_has_ends_it_with_a_guess_at_who(
+    netns: Namespace, tmp_path: Path
+) -> None:
+    """Before it has written anything: the one most likely there is a kube-proxy."""
+    before = ruleset(netns)
+    with (
+        contextlib.closing(netns.call(lambda: socket.create_server(("", HEALTH_PORT)))),
+        new_agent(netns, tmp_path, "nftables") as agent,
+    ):
+        _write(agent, "10.244.1.7")
+        agent.start(healthy=False)
+        eventually(lambda: not agent.is_alive)
+        assert "Address already in use; a kube-proxy that goes on?" in agent.said()
+    assert ruleset(netns) == before
 
 
 def test_rules_of_an_earlier_life_are_adopted(netns: Namespace, tmp_path: Path, mode: str) -> None:

@@ -4,7 +4,6 @@ The answers are kube-proxy's (reference section 3.7), and stricter in what makes
 
 - what was asked for is written and verified within two periods, in every family;
 - the source of changes was heard of within its bound, so that "nothing is asked for" is known;
-- the last verification found the kernel as it was written;
 - the agent's loop turns.
 
 Each of these recovers by itself when its cause is gone. Everything is called on the event loop's
@@ -63,17 +62,15 @@ class _Writes:
         wanted: When the oldest change was asked for that no write has taken up; None: none.
         underway: The same for what the write under way has taken up.
         verified: When the kernel was last found as it should be; None: never yet.
-        damage: How the kernel differed when it was last looked at; "" where it did not.
         failure: Why the last write failed; "" where it did not.
     """
 
-    __slots__ = ("damage", "failure", "underway", "verified", "wanted")
+    __slots__ = ("failure", "underway", "verified", "wanted")
 
     def __init__(self, now: float) -> None:
         self.wanted: float | None = now  # a fresh process owes the first verification
         self.underway: float | None = None
         self.verified: float | None = None
-        self.damage = ""
         self.failure = ""
 
     @property
@@ -136,21 +133,13 @@ class Health:
         for writes in self._chosen(families):
             writes.verified = self._clock()
             writes.underway = None
-            writes.damage = writes.failure = ""
+            writes.failure = ""
 
     def failed(self, why: str, *families: Family) -> None:
         """A write did not happen; what it had taken up is wanted as before."""
         for writes in self._chosen(families):
             writes.wanted, writes.underway = writes.owed, None
             writes.failure = why
-
-    def damaged(self, what: str, *families: Family) -> None:
-        """The kernel was found different from what was written, by us or somebody else."""
-        now = self._clock()
-        for writes in self._chosen(families):
-            owed = writes.owed
-            writes.wanted, writes.underway = now if owed is None else owed, None
-            writes.damage = what
 
     def rival(self, traces: str) -> None:
         """Somebody else programs the same node, as these traces tell; "" for nobody."""
@@ -198,8 +187,6 @@ class Health:
 
     def _owing(self, writes: _Writes, now: float) -> list[str]:
         found = []
-        if writes.damage:
-            found.append(f"the rules are damaged: {writes.damage}")
         if writes.owed is not None and now - writes.owed >= self._patience:
             because = f": {writes.failure}" if writes.failure else ""
             found.append(f"changes wait since {now - writes.owed:.0f} s{because}")
