@@ -53,7 +53,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
         collisions: What Services lost to others.
         health_checks: What health check node ports are to answer.
         observed: The kernel was read, not only written.
-        mended: Rules were found that were not as we had left them.
+        mended: The families in which rules were found that were not as we had left them.
         disturbed: Somebody else may have written meanwhile: there is something to look at.
         also: What else was changed, in words.
         flows: UDP conntrack entries deleted.
@@ -73,7 +73,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     collisions: tuple[Problem, ...]
     health_checks: tuple[HealthCheck, ...]
     observed: bool
-    mended: bool = False
+    mended: frozenset[Family] = frozenset()
     disturbed: bool = False
     also: tuple[str, ...] = ()
     flows: tuple[Flow, ...] = ()

@@ -187,7 +187,7 @@ class Loop:
         # The ports first: who is told that all is well may ask them at once.
         ports = await parts.checks.update(kept.health_checks, bind_addresses(kept.node))
         # What failed before is made good by looks, too.
-        repaired = kept.mended and self._passes > 0 and not self._pacer.retrying
+        repaired = bool(kept.mended) and self._passes > 0 and not self._pacer.retrying
         fresh = parts.ledger.settled(kept.refused, kept.collisions)
         parts.health.verified()
         parts.health.rival(kept.rival)
@@ -211,7 +211,7 @@ class Loop:
         """Say in words what a pass did."""
         journal = self._parts.journal
         if repaired:
-            self._measures.repaired(self._parts.keeper.families, seconds)
+            self._measures.repaired(kept.mended, seconds)
             journal.warning(
                 "repaired",
                 "rules had been changed by somebody else, and are repaired",

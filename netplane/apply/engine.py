@@ -42,8 +42,8 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True):
         replanned: The Services whose plan is another than when the last call returned that did;
             what a call that failed had planned is among it.
         observed: The kernel was read.
-        mended: Among ``changes`` is what somebody else had damaged. Where the node is another
-            than before nobody can tell.
+        mended: The families in which ``changes`` has what somebody else had damaged. Where the
+            node is another than before nobody can tell.
         disturbed: Somebody else may have written meanwhile: the next call should look.
     """
 
@@ -51,7 +51,7 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True):
     refused: Mapping[ServiceName, str]
     replanned: tuple[Replanned, ...] = ()
     observed: bool = False
-    mended: bool = False
+    mended: frozenset[Family] = frozenset()
     disturbed: bool = False
 
 
@@ -64,7 +64,7 @@ def told_with(first: Applied | None, second: Applied) -> Applied:
         refused=second.refused,
         replanned=joined(first.replanned, second.replanned),
         observed=first.observed or second.observed,
-        mended=first.mended or second.mended,
+        mended=first.mended | second.mended,
         disturbed=second.disturbed,
     )
 

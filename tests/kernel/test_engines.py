@@ -106,7 +106,7 @@ def test_a_look_mends_what_somebody_has_damaged(
     run_tool(EDITS[mode].split(), inside=netns)
     applied = engine.verify()
     assert applied.observed
-    assert applied.mended
+    assert applied.mended == {Family.IPV4}
     assert applied.replanned == ()
     (change,) = applied.changes.services
     assert change.label == "default/web-1:http"
@@ -136,7 +136,7 @@ def test_a_change_that_comes_upon_damage_mends_it_and_says_so(
         run_tool(DELETIONS[mode].split(), inside=netns)
     applied = engine.change({}, slices("web-1", "10.9.9.9"))
     assert applied.observed
-    assert applied.mended
+    assert applied.mended == {Family.IPV4}
     assert not fresh.prepare(engine.planner.plan()).changes
 
 

@@ -12,6 +12,7 @@ from netplane.agent.keeper import Keeper
 from netplane.apply.modes import open_inhabited
 from netplane.apply.netns import Namespace
 from netplane.config import Config, Mode, Setting, resolve
+from netplane.core.model.address import Family
 from netplane.core.model.service import ServiceName
 from netplane.errors import ConflictError
 from tests.support.command import apply_objects
@@ -75,7 +76,9 @@ def test_a_look_looks_though_something_has_changed_too(netns: Namespace, mode: M
         keeper.take(cluster_change(state, *_web("10.244.1.7")))
         kept = keeper.keep(look=True)
         assert kept.observed
-        assert kept.mended, "though in nftables mode the change itself came upon it"
+        assert kept.mended == {Family.IPV4}, (
+            "though in nftables mode the change itself came upon it"
+        )
         assert meaning(netns) == whole
         assert not keeper.keep(look=True).changes
 

@@ -71,8 +71,8 @@ class Measures:
             metrics.iptables_rules.labels(family_label(family), table).set(rules.total)
             metrics.iptables_rules_last.labels(family_label(family), table).set(rules.written)
 
-    def repaired(self, families: tuple[Family, ...], seconds: float) -> None:
-        """A look found the kernel other than written, and mended it."""
+    def repaired(self, families: Iterable[Family], seconds: float) -> None:
+        """The kernel was found other than written in these families, and is mended."""
         for family in families:
             label = family_label(family)
             self._metrics.drift_found.labels(label).inc()

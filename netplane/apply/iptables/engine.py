@@ -71,6 +71,7 @@ class IptablesEngine:
         self._lives: dict[Family, LiveChains] = {}
         self._known = False  # the kernel has what the live chains say
         self._refused: dict[ServiceName, str] = {}
+        self._differing: set[Family] = set()  # from what was wanted, at the last look
         self._held: set[ServiceName] = set()  # their live chains are not what is planned
         self._untold: tuple[Replanned, ...] = ()
         self._written: Mapping[tuple[Family, str], int] = {}
@@ -140,7 +141,9 @@ class IptablesEngine:
             # Somebody has damaged what the rules lead to, or a Service is bad: a look tells.
             again = self._look()
             return msgspec.structs.replace(
-                again, changes=merged([changes, again.changes]), mended=not again.refused
+                again,
+                changes=merged([changes, again.changes]),
+                mended=frozenset() if again.refused else frozenset(self._differing),
             )
         self._known = True
         return self._tell(changes)
@@ -160,7 +163,7 @@ class IptablesEngine:
         if self._known and not self._refused and self._kernel.is_untouched():
             return self._tell(Changes())
         looked = self._look()
-        return msgspec.structs.replace(looked, mended=bool(looked.changes))
+        return msgspec.structs.replace(looked, mended=frozenset(self._differing))
 
     def _take(self, replanned: Sequence[Replanned]) -> dict[Family, LiveUpdate]:
         """Hold what is planned anew; until it is written, the kernel is not known to have it."""
@@ -192,6 +195,7 @@ class IptablesEngine:
         self._fit()
         self._release(tuple(self._held))
         self._refused = {}
+        self._differing.clear()
         try:
             changes = self._mend()
         except RefusedError:
@@ -222,6 +226,7 @@ class IptablesEngine:
             if delta:
                 inputs[family] = self._inputs(delta, observed, wanted.groups)
                 stories.append(report(wanted, observed, delta))
+        self._differing.update(inputs)
         self._kernel.write(inputs)
         return merged(stories)
 

@@ -77,7 +77,7 @@ class NftablesEngine:
         self._writer = Writer(self._link, self._tool, postpone=postpone, vouch=self._vouch)
         self._tables: list[LiveTable] | None = None  # None: what is in the kernel is not known
         self._doubted: list[LiveTable] | None = None  # as written, and maybe edited since
-        self._mended = False
+        self._mended: frozenset[Family] = frozenset()
         self._generation = 0
         self._refused: dict[ServiceName, str] = {}
         self._untold: tuple[Replanned, ...] = ()
@@ -170,7 +170,7 @@ class NftablesEngine:
             refused=self._refused,
             replanned=replanned,
             observed=observed,
-            mended=observed and self._mended,
+            mended=self._mended if observed else frozenset(),
             disturbed=self._tables is None,
         )
 
@@ -207,7 +207,7 @@ class NftablesEngine:
         pause would keep us from ever writing otherwise; and what such a hand has changed between
         our look and our write is found by the next call, which looks again.
         """
-        self._mended, self._doubted = False, None
+        self._mended, self._doubted = frozenset(), None
         for _ in range(_ATTEMPTS - 1):
             try:
                 return self._tell(self._adopt(believed, meant), observed=True)
@@ -232,7 +232,7 @@ class NftablesEngine:
             diff(target.ruleset, seen.observed)
             for target, seen in zip(targets, sight.tables, strict=True)
         ]
-        self._mended |= meant is not None and any(_exceeding(deltas, meant))
+        self._mended |= frozenset() if meant is None else _exceeding(deltas, meant)
         written = Written(sight.generation)
         if any(deltas) or not all(seen.recorded for seen in sight.tables):
             written = self._writer.write(deltas, sight.generation)
@@ -302,11 +302,14 @@ def _update(
     return deltas, Changes(*stories)
 
 
-def _exceeding(found: Iterable[Delta], meant: Iterable[Delta]) -> Iterator[bool]:
-    """Of each table whether more differs in it than was to be written."""
+def _exceeding(found: Iterable[Delta], meant: Iterable[Delta]) -> frozenset[Family]:
+    """The families in which more differs than was to be written."""
     intended = {delta.family: delta for delta in meant}
-    for delta in found:
-        yield exceeds(delta, intended.get(delta.family, Delta(family=delta.family)))
+    return frozenset(
+        delta.family
+        for delta in found
+        if exceeds(delta, intended.get(delta.family, Delta(family=delta.family)))
+    )
 
 
 def _named(refused: Sequence[Refusal], targets: Sequence[Target]) -> dict[ServiceName, str]:
