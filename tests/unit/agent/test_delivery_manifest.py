@@ -13,7 +13,9 @@ import pytest
 import yaml
 
 from netplane.agent.manifest import dashboard, manifest
+from netplane.agent.telling.health import PATIENCE
 from netplane.agent.telling.metrics import Metrics
+from netplane.config import Config
 from netplane.core.model.address import Family
 from netplane.core.model.problem import Problem
 from tests.support.command import run_netplane
@@ -81,6 +83,16 @@ def test_only_iptables_mode_needs_a_privileged_start() -> None:
     assert "initContainers" not in pod
     pod = _objects(manifest(mode="iptables"))["DaemonSet"]["spec"]["template"]["spec"]
     assert [c["securityContext"] for c in pod["initContainers"]] == [{"privileged": True}]
+
+
+def test_an_update_waits_until_an_agent_that_cannot_write_is_told_apart() -> None:
+    """From its start it has two periods, and only then the probes begin to fail."""
+    daemonset = _objects(manifest(mode="nftables"))["DaemonSet"]["spec"]
+    probe = _container(manifest(mode="nftables"))["readinessProbe"]
+    failures = probe.get("failureThreshold", 3)  # Kubernetes' default
+    seconds = PATIENCE * Config().sync_period + failures * probe["periodSeconds"]
+    assert probe["httpGet"]["path"] == "/livez"
+    assert daemonset["minReadySeconds"] > seconds
 
 
 def test_the_agents_are_told_what_the_cluster_is() -> None:
