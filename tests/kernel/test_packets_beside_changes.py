@@ -98,6 +98,7 @@ def test_no_packet_sees_half_a_change(
 ) -> None:
     with NftablesEngine(flood.node, _node()) as engine:
         seen = _changed_all_the_time(flood, engine, one, other, seconds)
+    assert seen.led > 1000
     assert (seen.missed, seen.gone) == (0, 0)
 
 
@@ -109,6 +110,7 @@ def test_neither_in_iptables_mode(
 ) -> None:
     with IptablesEngine(flood.node, _node(), variant=variant) as engine:
         seen = _changed_all_the_time(flood, engine, one, other, seconds)
+    assert seen.led > 1000
     assert (seen.missed, seen.gone) == (0, 0)
 
 
@@ -125,7 +127,60 @@ def test_nor_half_a_program(flood: Flood, more: dict[str, Any], seconds: float) 
 
     apply(one)
     seen = _all_the_time(flood, [partial(apply, other), partial(apply, one)], seconds)
+    assert seen.led > 1000
     assert seen.missed == 0
+
+
+@pytest.mark.parametrize("seconds", LENGTHS)
+def test_whoever_finds_a_new_service_is_masqueraded(flood: Flood, seconds: float) -> None:
+    with NftablesEngine(flood.node, _node(masquerade_all=True)) as engine:
+        service_ = _dns(FORTY[:3])
+        seen = _changed_all_the_time(flood, engine, service_, snapshot_of(), seconds)
+    assert seen.led > 1000
+    assert seen.unmarked == 0
+
+
+@pytest.mark.parametrize("seconds", LENGTHS)
+def test_nobody_comes_past_the_source_ranges_of_a_new_service(
+    flood: Flood, seconds: float
+) -> None:
+    closed = snapshot_of(
+        service(
+            "dns",
+            cluster_ips=["172.30.0.11"],
+            ports=PORTS,
+            ingress=[{"ip": ADDRESS}],
+            type="LoadBalancer",
+            loadBalancerSourceRanges=["203.0.113.99/32"],
+        ),
+        endpoint_slice("dns", FORTY[:3], ports=PORTS),
+    )
+    with NftablesEngine(flood.node, _node()) as engine:
+        seen = _changed_all_the_time(flood, engine, closed, snapshot_of(), seconds)
+    assert seen.missed > 1000
+    assert seen.led == 0
+
+
+@pytest.mark.parametrize("seconds", LENGTHS)
+def test_a_frontend_is_refused_until_it_is_served(flood: Flood, seconds: float) -> None:
+    """An external IP: of a ClusterIP every port that is not served is refused in this mode."""
+    spec = service("dns", cluster_ips=["172.30.0.11"], ports=PORTS, externalIPs=[ADDRESS])
+    served = snapshot_of(spec, endpoint_slice("dns", FORTY[:3], ports=PORTS))
+    with NftablesEngine(flood.node, _node()) as engine:
+        seen = _changed_all_the_time(flood, engine, served, snapshot_of(spec), seconds)
+    assert seen.led > 1000
+    assert seen.escaped == 0
+
+
+@pytest.mark.parametrize("seconds", LENGTHS)
+@pytest.mark.parametrize("variant", Variant)
+def test_a_cluster_ip_is_refused_until_it_is_served_in_iptables_mode(
+    flood: Flood, variant: Variant, seconds: float
+) -> None:
+    with IptablesEngine(flood.node, _node(), variant=variant) as engine:
+        seen = _changed_all_the_time(flood, engine, _dns(FORTY[:3]), _dns([]), seconds)
+    assert seen.led > 1000
+    assert seen.escaped == 0
 
 
 def _changed_all_the_time(
@@ -174,5 +229,4 @@ def _all_the_time(flood: Flood, changes: list[Callable[[], None]], seconds: floa
     seen = flood.seen()
     print(f"\n{count} changes: {seen}")
     assert count > 1
-    assert seen.led > 1000
     return seen

@@ -26,6 +26,7 @@ _ENDPOINTS = "10.244.1.0/24"
 _MARK = "0x4000"
 _FRONTEND = f"ip daddr {ADDRESS} counter name missed"
 _TRANSLATED = f"ip daddr {_ENDPOINTS} ct status dnat counter name led"
+_ESCAPED = f"ip daddr {ADDRESS} counter name escaped"
 _UNMARKED = f"ip daddr {_ENDPOINTS} ct status dnat meta mark & {_MARK} == 0 counter name unmarked"
 # Translation is at -100; what is refused or dropped comes at 0, or before -100.
 _WATCH = f"""
@@ -33,9 +34,12 @@ table ip watch {{
   counter missed {{ }}
   counter led {{ }}
   counter unmarked {{ }}
+  counter escaped {{ }}
   chain seen {{ {_FRONTEND}; {_TRANSLATED}; {_UNMARKED}; }}
   chain output {{ type filter hook output priority -50; jump seen; }}
   chain prerouting {{ type filter hook prerouting priority -50; jump seen; }}
+  chain sent {{ type filter hook output priority 10; {_ESCAPED}; }}
+  chain forwarded {{ type filter hook forward priority 10; {_ESCAPED}; }}
 }}
 """
 # A list that changes without a commit of nftables; iptables' security table comes after filter.
@@ -83,12 +87,14 @@ class Seen(NamedTuple):
     Attributes:
         led: Translated to an endpoint.
         missed: Not translated.
+        escaped: Not translated, and not refused either.
         unmarked: Translated, and not marked for masquerade.
         gone: Translated to an endpoint that had gone before they were sent.
     """
 
     led: int
     missed: int
+    escaped: int
     unmarked: int
     gone: int
 
@@ -129,6 +135,7 @@ class Flood:
         return Seen(
             led=int(found["led"]),
             missed=int(found["missed"]),
+            escaped=int(found["escaped"]),
             unmarked=int(found["unmarked"]),
             gone=sum(map(int, gone)),
         )

@@ -71,7 +71,9 @@ class SetLayout(msgspec.Struct, frozen=True):
     Attributes:
         counter: Each element counts packets and bytes.
         interval: Its keys end with a range.
-        led_to: A packet looks into it because it has found something in another one.
+        asked_first: A packet has looked into it before it finds the way to an endpoint: who may
+            come in, and who is masqueraded.
+        led_to: A packet looks into it because of what it has found in another one, or has not.
     """
 
     name: str
@@ -79,16 +81,17 @@ class SetLayout(msgspec.Struct, frozen=True):
     values: Values = Values.NONE
     counter: bool = False
     interval: bool = False
+    asked_first: bool = False
     led_to: bool = False
 
 
 #: In the order they are written: data before the verdicts that make it reachable.
 SETS: tuple[SetLayout, ...] = (
-    SetLayout("cluster-ips", Keys.ADDRESS),
+    SetLayout("cluster-ips", Keys.ADDRESS, asked_first=True),
     SetLayout("nodeport-ips", Keys.ADDRESS),
     SetLayout("hairpin", Keys.FLOW),
-    SetLayout("allowed-sources", Keys.SOURCE, interval=True, led_to=True),
-    SetLayout("restricted", Keys.FRONTEND),
+    SetLayout("allowed-sources", Keys.SOURCE, interval=True, asked_first=True, led_to=True),
+    SetLayout("restricted", Keys.FRONTEND, asked_first=True),
     SetLayout("endpoints", Keys.FRONTEND, Values.SLOTS, counter=True, led_to=True),
     SetLayout("local-endpoints", Keys.FRONTEND, Values.SLOTS, counter=True, led_to=True),
     SetLayout("nodeport-endpoints", Keys.PORT, Values.SLOTS, counter=True, led_to=True),
@@ -97,8 +100,8 @@ SETS: tuple[SetLayout, ...] = (
     SetLayout("local-choice", Keys.FRONTEND, Values.VERDICT, led_to=True),
     SetLayout("nodeport-cluster-choice", Keys.PORT, Values.VERDICT, led_to=True),
     SetLayout("nodeport-local-choice", Keys.PORT, Values.VERDICT, led_to=True),
-    SetLayout("no-endpoints", Keys.FRONTEND, Values.VERDICT),
-    SetLayout("no-endpoint-nodeports", Keys.PORT, Values.VERDICT),
+    SetLayout("no-endpoints", Keys.FRONTEND, Values.VERDICT, led_to=True),
+    SetLayout("no-endpoint-nodeports", Keys.PORT, Values.VERDICT, led_to=True),
     SetLayout("services", Keys.FRONTEND, Values.VERDICT, counter=True),
     SetLayout("nodeports", Keys.PORT, Values.VERDICT, counter=True),
 )

@@ -1,10 +1,14 @@
 """A table's change as a series of transactions of bounded size, each a safe state to stay in.
 
 A packet looks into several sets one after the other, and each look sees them as they are then
-(nft_genmask_cur): a commit may fall between two. So even a small change may be no single one. What
-a packet is led to by what it has seen before goes in the next transaction, when nothing leads
-there any more; and chains come before the first verdict that leads to them, since a packet keeps
-to the rules of the generation it began with (nft_do_chain), in which a chain that comes is empty.
+(nft_genmask_cur): a commit may fall between two. So even a small change may be no single one:
+
+- what a packet is led to by what it has seen before goes in the next transaction, when nothing
+  leads there any more;
+- what is asked before the way to an endpoint is looked up comes in the transaction before: else a
+  packet that is not restricted yet, or not marked for masquerade, would find that way;
+- chains come before the first verdict that leads to them, since a packet keeps to the rules of
+  the generation it began with (nft_do_chain), in which a chain that comes is empty.
 
 The kernel lets nobody else change nftables while it takes a transaction, so a large change is cut
 further. The cut keeps three promises:
@@ -46,6 +50,7 @@ DEFAULT_LIMIT: Final = 5_000
 
 _REPLACED_TOGETHER = 256
 _NO_COUNTS: Final[Mapping[str, Counts]] = {}
+_NO_COUNT: Final[Counts] = {}
 _FRONTEND_FIELDS = 3
 
 
@@ -63,7 +68,7 @@ def transactions(  # noqa: PLR0913 (each is a fact of its own about one change)
     Args:
         family: Of the table.
         elements: By set name, what changes.
-        before: Messages that make chains; a transaction of their own.
+        before: Messages that make chains; in the first transaction, with what is asked first.
         after: Messages that empty and delete chains; in the last one.
         counts: By set name, what elements that are added have counted in another place.
         limit: Elements per transaction. A change that empties a set first is one transaction
@@ -80,8 +85,12 @@ def transactions(  # noqa: PLR0913 (each is a fact of its own about one change)
             *after,
         ]
         return
-    if before:
-        yield [*before]
+    ahead, elements = _asked_first(elements)
+    if before or ahead:
+        firsts = [layout for layout in layouts if layout.name in ahead]
+        units = _units(family, [(layout, ahead[layout.name], _NO_COUNT) for layout in firsts])
+        yield from _packed(chain([[*before]], units), (), limit)
+    layouts = [layout for layout in layouts if layout.name in elements]
     if sum(map(_operations, elements.values())) <= limit:
         first: list[Message] = []
         second: list[Message] = []
@@ -96,6 +105,28 @@ def transactions(  # noqa: PLR0913 (each is a fact of its own about one change)
         return
     deltas = [(layout, elements[layout.name], counts.get(layout.name, {})) for layout in layouts]
     yield from _packed(_units(family, deltas), after, limit)
+
+
+def _asked_first(
+    elements: dict[str, ElementDelta],
+) -> tuple[dict[str, ElementDelta], dict[str, ElementDelta]]:
+    """What comes a transaction before the ways to endpoints that come, and the rest."""
+    ahead: dict[str, ElementDelta] = {}
+    ways = elements.get("services")
+    if ways is None or not ways.add:
+        return ahead, elements
+    rest = dict(elements)
+    for layout in SETS:
+        delta = elements.get(layout.name)
+        if not layout.asked_first or delta is None or not delta.add:
+            continue
+        replaced = _replaced(layout, delta)
+        kept = [row for row in delta.add if _owner(layout, row[0]) in replaced]
+        first = [row for row in delta.add if _owner(layout, row[0]) not in replaced]
+        if first:
+            ahead[layout.name] = ElementDelta(add=first)
+            rest[layout.name] = msgspec.structs.replace(delta, add=kept)
+    return ahead, {name: delta for name, delta in rest.items() if delta}
 
 
 def parted(layout: SetLayout, delta: ElementDelta) -> tuple[ElementDelta, ElementDelta]:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netplane.core.model.address import Family
-from netplane.core.nftables.diff import ElementDelta, diff
+from netplane.core.nftables.diff import WHOLE, ElementDelta, diff
 from netplane.core.nftables.layout import SETS, Elements, Key, Ruleset, Value, Values, Verdict
 from netplane.core.nftables.observed import Observed
 from netplane.core.nftables.wire import Message, MessageType
@@ -85,6 +85,7 @@ def elements(cluster: dict[int, tuple[Backend, ...]]) -> Elements:
             # Ranges come and go with the backends; one-address ones never overlap.
             found["allowed-sources"][*key, f"{backend.address}/32"] = None
         found["restricted"][key] = None
+        found["cluster-ips"][key[:1]] = None
     return found
 
 
@@ -104,9 +105,13 @@ def test_every_transaction_leaves_every_frontend_whole(
     before, wanted = elements(old), elements(new)
     kernel = flat(before)
     for messages in transactions(FAMILY, change(before, wanted), limit=limit):
-        kernel = commit(kernel, messages)
+        past, kernel = kernel, commit(kernel, messages)
         for key, slots in served(kernel).items():
             assert None not in slots, key
+        for key, _ in kernel["services"].keys() - past["services"].keys():
+            # A packet that has been asked in the past may find the way now.
+            assert (key, WHOLE) in past["restricted"]
+            assert (key[:1], WHOLE) in past["cluster-ips"]
         for key, _ in kernel["restricted"]:
             assert any(source[:3] == key for source, _ in kernel["allowed-sources"]), key
     reached = {key: set(slots) for key, slots in served(kernel).items()}
@@ -157,6 +162,39 @@ def test_what_packets_are_led_to_goes_when_nothing_leads_there() -> None:
     assert [(m.layout and m.layout.name, m.kind.name[8:11], m.elements) for m in second] == [
         ("allowed-sources", "DEL", 1),
         ("endpoints", "DEL", 1),
+    ]
+
+
+def test_what_is_asked_before_the_way_to_an_endpoint_comes_before_it() -> None:
+    key: Key = ("10.96.0.1", 6, 80)
+    deltas = {
+        "cluster-ips": ElementDelta(add=[(("10.96.0.1",), None)]),
+        "allowed-sources": ElementDelta(add=[((*key, "10.0.0.0/8"), None)]),
+        "restricted": ElementDelta(add=[(key, None)]),
+        "endpoints": ElementDelta(add=[(key, (Backend("10.0.0.3", 80),))]),
+        "no-endpoints": ElementDelta(delete=[(key, Verdict("refuse"))]),
+        "services": ElementDelta(add=[(key, Verdict("pick-1"))]),
+    }
+    come = [new_chain(FAMILY, "pick-1")]
+    ahead, first, second = transactions(FAMILY, deltas, before=come)
+    assert [m.layout and m.layout.name for m in ahead] == [
+        None,
+        "cluster-ips",
+        "allowed-sources",
+        "restricted",
+    ]
+    assert [m.layout and m.layout.name for m in first] == ["endpoints", "services"]
+    assert [m.layout and m.layout.name for m in second] == ["no-endpoints"]
+    # Ranges that replace others of their frontend cannot come before these go.
+    old: Key = (*key, "10.0.0.0/9")
+    deltas["allowed-sources"].delete.append((old, None))
+    ahead, first, _ = transactions(FAMILY, deltas)
+    assert [m.layout and m.layout.name for m in ahead] == ["cluster-ips", "restricted"]
+    assert [m.layout and m.layout.name for m in first] == [
+        "allowed-sources",
+        "allowed-sources",
+        "endpoints",
+        "services",
     ]
 
 
