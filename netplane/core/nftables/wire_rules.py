@@ -1,8 +1,8 @@
 """Chains and their rules to messages: the few forms that follow the Services.
 
 A commit that only needs a new ``pick-N`` chain should not start nft. The rules understood here are
-those of templates/nftables/chains.nft.j2 without anonymous sets, recognised in the form that
-``nft list`` prints; the bytes are those that nft 1.0.6 sends for them.
+those of the pick chains in templates/nftables/chains.nft.j2, and gotos, recognised in the form
+that ``nft list`` prints; the bytes are those that nft 1.0.6 sends for them.
 """
 
 from __future__ import annotations
