@@ -27,9 +27,10 @@ RUNS: dict[str, tuple[Mode, Variant]] = {
 }
 
 
-# What these are about is decided before there are rules, and both variants of iptables are given
-# the same text: tests/kernel/test_iptables.py reads it back from either.
+# What these are about is decided before there are rules: one mode shows it. Both variants of
+# iptables are given the same text: tests/kernel/test_iptables.py reads it back from either.
 _PLAN_ALONE = frozenset({"topology", "slices", "terminating", "ownership", "healthcheck"})
+_ONE_MODE = _PLAN_ALONE - {"healthcheck"}  # iptables mode lets its ports in by rules
 # Where the variants of iptables could differ: what the kernel does with the rules.
 _KERNELS_OWN = frozenset({"nodeport", "loadbalancer", "masquerade", "affinity", "etp"})
 
@@ -63,21 +64,23 @@ def _wanted(path: Path, run: str) -> list[tuple[pytest.MarkDecorator, ...]]:
 
 def _worth(scenario: Scenario, run: str) -> list[tuple[pytest.MarkDecorator, ...]]:
     """The marks of a run with a scenario of our own, none where it says nothing new."""
-    if RUNS[run][0] not in scenario.backends:
-        return []
+    category = scenario.category
+    says_more = RUNS[run][0] in scenario.backends
+    usual = True
     if run.endswith("-agent"):
-        if not is_about_an_agent(scenario):
-            return []
+        says_more = says_more and is_about_an_agent(scenario)
         # An agent alone opens ports, deletes flows while it goes on, and can be restarted.
-        own = scenario.category in {"healthcheck", "conntrack"} or any(
+        usual = category in {"healthcheck", "conntrack"} or any(
             step.restart for step in scenario.steps
         )
-        return [() if own else (pytest.mark.soak,)]
-    if run == "iptables-legacy":
-        if scenario.category in _PLAN_ALONE:
-            return []
-        return [() if scenario.category in _KERNELS_OWN else (pytest.mark.soak,)]
-    return [()]
+    elif run == "iptables-legacy":
+        says_more = says_more and category not in _PLAN_ALONE
+        usual = category in _KERNELS_OWN
+    elif run == "iptables":
+        usual = category not in _ONE_MODE or "nftables" not in scenario.backends
+    if not says_more:
+        return []
+    return [() if usual else (pytest.mark.soak,)]
 
 
 def test_scenario(path: Path, run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
