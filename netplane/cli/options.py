@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 #: Parameters that are fields of ``netplane.config.Config``.
-_CONFIG_FIELDS = frozenset(
+CONFIG_FIELDS = frozenset(
     {
         "mode", "node_name", "cluster_cidrs", "service_cidrs", "detect_local_mode",
         "bridge_interface", "interface_prefix", "node_port_addresses", "masquerade_all",
@@ -126,7 +126,8 @@ node = _stack(
         "--config",
         "config_path",
         metavar="FILE",
-        help="A KubeProxyConfiguration (kubeproxy.config.k8s.io/v1alpha1); options override it.",
+        help="A KubeProxyConfiguration (kubeproxy.config.k8s.io/v1alpha1): clusterCIDR, "
+        "nodePortAddresses, iptables.masqueradeAll and so on; options override it.",
     ),
     _list("--node-ip", "node_ips", "The node's primary address, one per family."),
     cluster,
@@ -254,7 +255,7 @@ def _settings(ctx: click.Context) -> dict[str, Setting]:
     found = {}
     for parameter in ctx.command.params:
         field = str(parameter.name)
-        value = ctx.params.get(field) if field in _CONFIG_FIELDS else None
+        value = ctx.params.get(field) if field in CONFIG_FIELDS else None
         if value in {None, ()}:
             continue
         if ctx.get_parameter_source(field) is ParameterSource.ENVIRONMENT:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,9 +14,10 @@ from netplane import errors
 from netplane.agent.telling.ledger import State
 from netplane.agent.telling.status import AgentStatus, ServiceStanding
 from netplane.apply.doctor.examination import Finding, Level
-from netplane.cli import report
+from netplane.cli import agent, apply, options, report
 from netplane.cli.main import COMMANDS
 from netplane.cli.watch import Interval
+from netplane.config.document import decode
 from netplane.core.model.problem import Problem
 from netplane.core.nftables.layout import SETS
 from netplane.core.plan.changes import Action, ServiceChange
@@ -82,6 +84,33 @@ def test_every_field_that_is_printed_as_json_is_documented(
 @pytest.mark.parametrize("word", [word.value for kind in (Action, Level, State) for word in kind])
 def test_every_word_of_a_fixed_set_in_json_is_documented(word: str) -> None:
     assert f"`{word}`" in (ROOT / "docs" / "json.md").read_text()
+
+
+def test_every_option_that_configures_is_in_the_table_of_the_configuration() -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    asked = {
+        parameter.opts[-1]
+        for command in (apply.command, agent.command)
+        for parameter in command.params
+        if str(parameter.name) in options.CONFIG_FIELDS
+    }
+    assert len(asked) > 12
+    assert [option for option in sorted(asked) if f"`{option}`" not in text] == []
+
+
+def test_every_field_of_the_file_in_that_table_is_one() -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    rows = [line.split("|") for line in text.splitlines() if line.startswith("| ")]
+    tree: dict[str, Any] = {"apiVersion": "kubeproxy.config.k8s.io/v1alpha1"}
+    tree["kind"] = "KubeProxyConfiguration"
+    for name in re.findall(r"`([a-z]\w+(?:\.\w+)?)`", "".join(row[3] for row in rows)):
+        section, _, field = name.partition(".")
+        if field:
+            tree.setdefault(section, {})[field] = None
+        else:
+            tree[section] = None
+    assert len(tree) > 10
+    assert decode(msgspec.json.encode(tree), path="table").unknown == ()
 
 
 @pytest.mark.parametrize("document", DOCS, ids=lambda path: path.name)
