@@ -50,6 +50,14 @@ class KubeProxy(msgspec.Struct, frozen=True, kw_only=True):
     def __bool__(self) -> bool:
         return bool(self.pids or self.canaries or self.nft_families)
 
+    @property
+    def holds_chains(self) -> bool:
+        """Whether chains of our names may be its own: it makes its canaries before any other.
+
+        Of one whose process alone is seen nobody knows what it is about to do.
+        """
+        return bool(self.canaries) or bool(self.pids and not self.nft_families)
+
     def __str__(self) -> str:
         parts = [f"process {pid}" for pid in self.pids]
         parts += [f"chain {_CANARY} in {c.table} ({c.program})" for c in self.canaries]

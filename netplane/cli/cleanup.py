@@ -16,17 +16,18 @@ from netplane.errors import NetplaneError
 def command(ctx: click.Context, /, **_: object) -> int:
     """Remove all and only what is netplane's from a network namespace, in both modes.
 
-    In iptables mode our chains are kube-proxy's: where a kube-proxy runs they are left to it,
-    unless --take-over says otherwise.
+    In iptables mode our chains are kube-proxy's: where one programs iptables here they are left
+    to it, unless --take-over says otherwise. Tables of nftables mode are ours alone.
     """
     return _cleanup(options.read(ctx))
 
 
 def _cleanup(call: options.Call) -> int:
     from netplane.apply import foreign
-    from netplane.apply.modes import open_all
+    from netplane.apply.modes import open_all, open_inhabited
     from netplane.apply.netns import Namespace
     from netplane.apply.privilege import require_net_admin
+    from netplane.cli import log
     from netplane.cli.report import warn_of_agent
 
     require_net_admin()
@@ -34,12 +35,15 @@ def _cleanup(call: options.Call) -> int:
     try:
         with Namespace(call.netns) as namespace:
             kube_proxy = foreign.find_kube_proxy(namespace)
-            if not call.take_over:
-                foreign.refuse(kube_proxy, namespace)
             warn_of_agent(namespace)
-            for name, dataplane in open_all(namespace):
+            leave = kube_proxy.holds_chains and not call.take_over
+            for name, dataplane in open_inhabited(namespace) if leave else open_all(namespace):
+                if leave and name != "nftables":
+                    log.warn(f"{name}: the chains are left to a kube-proxy, {kube_proxy}")
+                    continue
                 removed += [f"{name}: {text}" for text in dataplane.cleanup()]
-            removed += foreign.take_over(namespace, kube_proxy)
+            if call.take_over:
+                removed += foreign.take_over(namespace, kube_proxy)
     except NetplaneError:
         if removed:  # it is gone, although something failed later
             _print(call, removed)

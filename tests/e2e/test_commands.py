@@ -284,11 +284,10 @@ def test_a_kube_proxy_is_refused_until_taken_over(
 ) -> None:
     run_tool(trace, inside=netns)
     before = ruleset(netns)
-    for command in ("apply", "cleanup"):
-        arguments = ("--mode", mode) if command == "apply" else ()
-        ran = run(command, *arguments, state=_state() if command == "apply" else None)
-        assert ran.status == 1, ran
-        assert "--take-over" in ran.stderr
+    ran = run("apply", "--mode", mode, state=_state())
+    assert ran.status == 1, ran
+    assert "--take-over" in ran.stderr
+    assert run("cleanup").stdout == "nothing to remove\n"
     assert run("diff", "--mode", mode, state=_state()).status == 1
     assert ruleset(netns) == before
     ran = run("apply", "--mode", mode, "--take-over", state=_state())
@@ -297,6 +296,29 @@ def test_a_kube_proxy_is_refused_until_taken_over(
     assert "CANARY" not in after
     assert "kube-proxy {" not in after
     assert run("apply", "--mode", mode, state=_state()).stdout == "no change\n"
+
+
+def test_cleanup_gives_a_node_back_to_a_kube_proxy(run: Run, netns: Namespace) -> None:
+    """From nftables mode: its rules are there already, under the names of our chains."""
+    assert run("apply", "--mode", "nftables", state=_state()).status == 0
+    for table, chain in (("mangle", "KUBE-PROXY-CANARY"), ("nat", "KUBE-SERVICES")):
+        run_tool(["iptables", "-w", "5", "-t", table, "-N", chain], inside=netns)
+    ran = run("cleanup")
+    assert ran.status == 0, ran
+    assert "table ip netplane" in ran.stdout
+    assert "left to a kube-proxy" in ran.stderr
+    assert "table ip netplane" not in ruleset(netns)
+    assert "KUBE-SERVICES" in ruleset(netns)
+    assert "KUBE-PROXY-CANARY" in ruleset(netns)
+
+
+def test_cleanup_leaves_the_table_of_a_kube_proxy(run: Run, netns: Namespace) -> None:
+    """In its nftables mode it has no chains: those there are ours."""
+    assert run("apply", "--mode", "iptables", state=_state()).status == 0
+    run_tool(["nft", "add", "table", "ip", "kube-proxy"], inside=netns)
+    assert run("cleanup").status == 0
+    assert "KUBE-SERVICES" not in ruleset(netns)
+    assert "table ip kube-proxy" in ruleset(netns)
 
 
 def test_a_kube_proxy_process_is_found_in_its_own_namespace(
