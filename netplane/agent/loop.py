@@ -232,7 +232,11 @@ class Loop:
                 "kernel-refused", "the kernel refused a Service", service=str(name), reason=words
             )
         if kept.rival:
-            journal.error("rival", "a kube-proxy programs this namespace too", traces=kept.rival)
+            journal.error(
+                "rival",
+                "a kube-proxy programs this namespace too: stop it, or this agent",
+                traces=kept.rival,
+            )
         self._tell_refused(fresh)
 
     def _remark(self, notes: tuple[str, ...], ports: tuple[str, ...]) -> None:

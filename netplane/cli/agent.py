@@ -113,6 +113,14 @@ def _heard(journal: Journal, kind: str, fault: str) -> None:
         journal.warning("heard-again", "the API server is heard again", resource=kind)
 
 
+def _read(journal: Journal, fault: str) -> None:
+    """Log why manifests cannot be read, or that they can be again."""
+    if fault:
+        journal.warning("manifests", fault)
+    else:
+        journal.warning("read-again", "the manifests can be read again")
+
+
 def _directory_source(paths: tuple[Path, ...], config: Config, journal: Journal) -> Source:
     from netplane.agent.clocks import CLOCKS
     from netplane.agent.files.source import DirectorySource
@@ -121,7 +129,7 @@ def _directory_source(paths: tuple[Path, ...], config: Config, journal: Journal)
         paths,
         node_name=config.node_name,
         clocks=CLOCKS,
-        on_fault=lambda fault: journal.warning("manifests", fault),
+        on_fault=lambda fault: _read(journal, fault),
     )
 
 

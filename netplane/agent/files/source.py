@@ -52,7 +52,8 @@ class DirectorySource:
         paths: Files, and directories with files in them; of two equal objects the later counts.
         node_name: Of the own Node.
         clocks: ``monotonic`` for ``last_heard``, ``wall`` to compare with the times of files.
-        on_fault: Told each fault of a path or a file as it is met, safe to print.
+        on_fault: Told each fault for which nothing can be read, safe to print, and "" when
+            everything can be again. What is wrong with one file of many is a problem of it.
         settle: Seconds before an emptied directory is believed.
     """
 
@@ -180,8 +181,7 @@ class DirectorySource:
         if fault != self.fault:
             self.fault = fault
             self._news.set()
-            if fault:
-                self._on_fault(fault)
+            self._on_fault(fault)
 
     # --- from files to objects ----------------------------------------------------------------
 
@@ -242,8 +242,8 @@ class DirectorySource:
             self._state.set_problems(key, ())
         for key, fault in faults.items():
             problem = Problem(FILE_KIND, "", key.name, "content", "", f"kept as it was: {fault}")
-            if self.in_sync and self._state.set_problems(key, (problem,)):
-                self._on_fault(str(problem))
+            if self.in_sync:
+                self._state.set_problems(key, (problem,))
 
 
 def _named(faults: Mapping[Path, str]) -> str:

@@ -180,7 +180,7 @@ class Health:
             because = f": {fault}" if fault else ""
             found.append(f"nothing was heard of the source for {self.watch_age:.0f} s{because}")
         if self._rival:
-            found.append(f"a kube-proxy programs this namespace too: {self._rival}")
+            found.append(f"a kube-proxy programs this namespace too (stop one): {self._rival}")
         for family, writes in self._families.items():
             found += [f"{family_label(family)}: {reason}" for reason in self._owing(writes, now)]
         return tuple(found)

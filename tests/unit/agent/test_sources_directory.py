@@ -28,9 +28,17 @@ def write(path: Path, objects: Iterable[Object]) -> None:
     new.rename(path)
 
 
-def follow(path: Path, story: Story, *, settle: float = 0.05) -> None:
+def follow(
+    path: Path,
+    story: Story,
+    *,
+    settle: float = 0.05,
+    on_fault: Callable[[str], object] | None = None,
+) -> None:
     async def run() -> None:
-        source = DirectorySource([path], node_name="node-1", clocks=CLOCKS, settle=settle)
+        source = DirectorySource(
+            [path], node_name="node-1", clocks=CLOCKS, on_fault=on_fault, settle=settle
+        )
         await following(source, story)
 
     asyncio.run(run())
@@ -170,6 +178,26 @@ def test_a_pipe_is_waited_for_by_nobody(tmp_path: Path) -> None:
         await follower.until(says(follower, *TWO))
 
     follow(path, story)
+
+
+def test_that_nothing_can_be_read_is_told_and_its_end(tmp_path: Path) -> None:
+    told: list[str] = []
+    path = tmp_path / "manifests"
+    path.mkdir()
+    write(path / "a.json", TWO)
+
+    async def story(follower: Follower) -> None:
+        await follower.until(says(follower, *TWO))
+        (path / "b.json").write_text("{")
+        await follower.until(lambda: bool(follower.problems))
+        assert told == [], "a file's fault is a problem of that file"
+        path.rename(tmp_path / "elsewhere")
+        await follower.until(lambda: len(told) == 1)
+        (tmp_path / "elsewhere").rename(path)
+        await follower.until(lambda: len(told) == 2)
+
+    follow(path, story, on_fault=told.append)
+    assert told == [f"{path}: No such file or directory", ""]
 
 
 def test_a_single_file_that_editors_replace(tmp_path: Path) -> None:
