@@ -127,7 +127,7 @@ class Loop:
         except (ApplyError, WireError) as exc:
             self._failed(exc, full=look)
             return
-        await self._succeeded(kept, self._parts.clocks.monotonic() - begin)
+        await self._succeeded(kept, self._parts.clocks.monotonic() - begin, look=look)
 
     async def _work(self, *, look: bool) -> Kept:
         """Have one pass done, and turn meanwhile: a large one takes minutes in iptables mode."""
@@ -181,7 +181,7 @@ class Loop:
         self._measures.failed(parts.keeper.families, full=full)
         self._measures.owed(parts.ledger)
 
-    async def _succeeded(self, kept: Kept, seconds: float) -> None:
+    async def _succeeded(self, kept: Kept, seconds: float, *, look: bool) -> None:
         parts = self._parts
         now = parts.clocks.wall()
         # The ports first: who is told that all is well may ask them at once.
@@ -190,6 +190,10 @@ class Loop:
         repaired = bool(kept.mended) and self._passes > 0 and not self._pacer.retrying
         fresh = parts.ledger.settled(kept.refused, kept.collisions)
         parts.health.verified()
+        if repaired:
+            parts.health.repaired()
+        elif look:
+            parts.health.undisturbed()
         parts.health.rival(kept.rival)
         if kept.disturbed:
             self._touched.set()

@@ -27,6 +27,7 @@ from tests.support.command import run_netplane
 from tests.support.directory_agent import DirectoryAgent, new_agent
 from tests.support.eventually import eventually
 from tests.support.host_iptables import Variant, break_program, use_iptables
+from tests.support.hostile import hostile
 from tests.support.kernel_state import ruleset
 from tests.support.manifests import endpoint, endpoint_slice, node, service
 from tests.support.netns import run_tool
@@ -169,6 +170,13 @@ def _table_owned(stage: Stage) -> Iterator[None]:
 
 
 @contextmanager
+def _pest(stage: Stage) -> Iterator[None]:
+    """Somebody puts elements into our table, and takes them out, all the time."""
+    with hostile(stage.netns, "netplane", "cluster-ips", rate=50):
+        yield
+
+
+@contextmanager
 def _directory_gone(stage: Stage) -> Iterator[None]:
     """The directory of manifests is away."""
     away = stage.agent.manifests.with_name("away")
@@ -207,6 +215,7 @@ FAULTS = {
     "lock held": Fault(_lock_held, "changes wait"),
     "native rules": Fault(_native_rules, "native nft rules"),
     "table owned": Fault(_table_owned, "changes wait"),
+    "pest": Fault(_pest, "somebody damages the rules again and again"),
     "directory gone": Fault(_directory_gone, "the source"),
     "kube-proxy": Fault(_kube_proxy, "a kube-proxy programs this namespace too"),
     "kube-proxy again": Fault(_kube_proxy_again, "a kube-proxy programs this namespace too"),
@@ -216,6 +225,7 @@ CASES = [
     ("lock held", "iptables-legacy"),
     ("native rules", "iptables-nft"),
     ("table owned", "nftables"),
+    ("pest", "nftables"),
     ("directory gone", "nftables"),
     ("kube-proxy", "nftables"),
     ("kube-proxy again", "nftables"),

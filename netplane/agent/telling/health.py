@@ -3,6 +3,7 @@
 The answers are kube-proxy's (reference section 3.7), and stricter in what makes them healthy:
 
 - what was asked for is written and verified within two periods, in every family;
+- nobody damages the rules again and again for that long, as fast as they are repaired;
 - the source of changes was heard of within its bound, so that "nothing is asked for" is known;
 - the agent's loop turns.
 
@@ -22,6 +23,8 @@ from netplane.core.model.address import Family
 
 #: Periods after which what is asked for, and still not there, is a fault (kube-proxy's own bound).
 PATIENCE = 2
+#: Seconds, or half a period if that is longer: repairs no further apart are of the same pest.
+_RESTLESS = 5.0
 OK = 200
 UNAVAILABLE = 503
 _NEVER = "0001-01-01T00:00:00Z"  # Go's zero time, which kube-proxy sends for "not yet"
@@ -107,6 +110,8 @@ class Health:
         self._fault = fault
         self._eligible = True
         self._rival = ""
+        self._plagued: tuple[float, float] | None = None  # since when, and when last
+        self._restless = max(_RESTLESS, period / 2)
         self._turned = self._clock()
         self._families = {family: _Writes(self._turned) for family in families}
 
@@ -140,6 +145,16 @@ class Health:
         for writes in self._chosen(families):
             writes.wanted, writes.underway = writes.owed, None
             writes.failure = why
+
+    def repaired(self) -> None:
+        """Rules were found damaged by somebody else, and are as they should be for now."""
+        now = self._clock()
+        since, last = self._plagued or (now, now)
+        self._plagued = (since if now - last < self._restless else now, now)
+
+    def undisturbed(self) -> None:
+        """A look found nothing amiss."""
+        self._plagued = None
 
     def rival(self, traces: str) -> None:
         """Somebody else programs the same node, as these traces tell; "" for nobody."""
@@ -179,6 +194,12 @@ class Health:
         if self.watch_age >= (self._patience if fault else self._watch_bound):
             because = f": {fault}" if fault else ""
             found.append(f"nothing was heard of the source for {self.watch_age:.0f} s{because}")
+        if self._plagued is not None:
+            since, last = self._plagued
+            if last - since >= self._patience:
+                found.append(
+                    f"somebody damages the rules again and again, for {last - since:.0f} s"
+                )
         if self._rival:
             found.append(f"a kube-proxy programs this namespace too (stop one): {self._rival}")
         for family, writes in self._families.items():

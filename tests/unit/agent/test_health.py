@@ -128,6 +128,28 @@ def test_nothing_to_do_is_healthy() -> None:
     }
 
 
+def test_who_damages_the_rules_as_fast_as_they_are_repaired_is_a_fault() -> None:
+    """Every single write is verified, and yet most packets meet other rules."""
+    node = Node()
+    for _ in range(round(2 * _PERIOD)):
+        node.health.repaired()
+        assert node.get()["healthy"]
+        node.live(1)
+    node.health.repaired()
+    assert not node.get()["healthy"]
+    assert "again and again, for 60 s" in node.health.reasons()[0]
+    node.health.undisturbed()
+    assert node.get()["healthy"]
+
+
+def test_damage_now_and_then_is_repaired_and_no_fault() -> None:
+    node = Node()
+    for _ in range(20):
+        node.health.repaired()
+        node.live(round(_PERIOD / 2))
+        assert node.get()["healthy"]
+
+
 def test_a_change_during_a_write_is_not_covered_by_it() -> None:
     node = Node()
     node.changes, node.write = False, None
