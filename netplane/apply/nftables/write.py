@@ -15,7 +15,7 @@ import platform
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice
+from itertools import chain, zip_longest
 from typing import Final, NamedTuple
 
 from netplane.apply.nfnetlink.commit import Vouch, commit_all, following, still
@@ -41,6 +41,8 @@ _BUSY_CHAINS_BEFORE = (6, 2)
 _FREED_WITHIN = 3.0
 _FREED_POLL = 0.05
 _NO_COUNTS: Final[Mapping[str, Counts]] = {}
+_FEW: Final = 4  # transactions; a small change is at most three
+_SMALL: Final = 1_000  # elements
 
 
 class Written(NamedTuple):
@@ -191,14 +193,14 @@ class Writer:
         return found
 
     def _send(self, series: Sequence[Iterator[list[Message]]], generation: int) -> Written:
-        """Commit the transactions of each family by netlink, as one where each has one."""
-        begun = [list(islice(each, 2)) for each in series]
-        if all(len(messages) == 1 for messages in begun):
-            merged: Iterator[list[Message]] = iter(
-                [[message for (messages,) in begun for message in messages]]
-            )
+        """Commit the transactions of each family by netlink, together where they are few."""
+        begun = [_begun(each) for each in series]
+        firsts = [first for first, _ in begun]
+        merged: Iterator[list[Message]]
+        if all(whole for _, whole in begun):
+            merged = (list(chain(*each)) for each in zip_longest(*firsts, fillvalue=()))
         else:
-            merged = _ahead(chain(*chain.from_iterable(zip(begun, series, strict=True))))
+            merged = _ahead(chain(*chain.from_iterable(zip(firsts, series, strict=True))))
         outcome = commit_all(self._link, merged, generation=generation, vouch=self._vouch)
         return Written(
             generation if outcome.generation is None else outcome.generation,
@@ -218,6 +220,16 @@ class Writer:
         """Nobody has written since; nft itself checks that nobody does while it loads."""
         if not still(self._link.generation(), generation, self._vouch):
             raise StaleError("the ruleset was changed after it was read; observe again")
+
+
+def _begun(series: Iterator[list[Message]]) -> tuple[list[list[Message]], bool]:
+    """The first transactions of a series, and whether these few small ones are all of it."""
+    begun = []
+    for messages in series:
+        begun.append(messages)
+        if len(begun) == _FEW or sum(message.elements for message in messages) > _SMALL:
+            return begun, False
+    return begun, True
 
 
 def _ahead(series: Iterator[list[Message]]) -> Iterator[list[Message]]:
