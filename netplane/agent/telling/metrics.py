@@ -210,7 +210,7 @@ class Metrics:
 
     def _define_own(self, watch_age: Callable[[], float]) -> None:
         self.drift_found = self._counter(
-            "netplane_drift_found_total", "Looks at the kernel that found it other than written"
+            "netplane_drift_found_total", "Times the kernel was found other than written"
         )
         self.drift_repaired = self._counter(
             "netplane_drift_repaired_total", "Repairs that were verified"
