@@ -24,7 +24,6 @@ from netplane.agent.remarks import remarks
 from netplane.apply import foreign
 from netplane.apply.addresses import local_addresses
 from netplane.apply.engine import Applied, Engine, RuleCount, told_with
-from netplane.apply.flows import Flow
 from netplane.apply.follow_up import FollowUp
 from netplane.apply.foreign import KubeProxy
 from netplane.apply.modes import Leftover, OtherModes, open_engine
@@ -35,8 +34,6 @@ from netplane.config import Config
 from netplane.core.model.address import Family
 from netplane.core.model.problem import Problem
 from netplane.core.model.service import EndpointSlice, Node, Service, ServiceName
-from netplane.core.plan.changes import Changes
-from netplane.core.plan.incremental import Replanned
 from netplane.core.plan.node import NodeView
 from netplane.core.plan.plan import HealthCheck
 
@@ -46,18 +43,10 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         node: What the node is, as planned for.
-        turned: It is another than for the pass before.
-        changes: What was changed in the rules.
-        replanned: The Services whose plan is another than after the pass before.
-        refused: Services of which the kernel refused something, with its words.
+        applied: What became of the rules.
+        after: What was done after them; the next pass tries again what failed.
         collisions: What Services lost to others.
         health_checks: What health check node ports are to answer.
-        observed: The kernel was read, not only written.
-        mended: The families in which rules were found that were not as we had left them.
-        disturbed: Somebody else may have written meanwhile: there is something to look at.
-        also: What else was changed, in words.
-        flows: UDP conntrack entries deleted.
-        failures: Steps after the rules that failed, in words; the next pass tries them again.
         notes: What had to be left out, or is not as it should be, in words, by the last look.
         rules: How many rules there are and were written, by family and table; iptables mode.
         conflicts: Commits begun anew since the start, since somebody else's had come between.
@@ -66,18 +55,10 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     node: NodeView
-    turned: bool
-    changes: Changes
-    replanned: tuple[Replanned, ...]
-    refused: Mapping[ServiceName, str]
+    applied: Applied
+    after: FollowUp
     collisions: tuple[Problem, ...]
     health_checks: tuple[HealthCheck, ...]
-    observed: bool
-    mended: frozenset[Family] = frozenset()
-    disturbed: bool = False
-    also: tuple[str, ...] = ()
-    flows: tuple[Flow, ...] = ()
-    failures: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     rules: Mapping[tuple[Family, str], RuleCount] = {}
     conflicts: int = 0
@@ -154,48 +135,31 @@ class Keeper:
             ConflictError: A kube-proxy programs this namespace; only before the first write.
             ApplyError: The rules could not be written; nothing owed is forgotten.
         """
-        local = partial(local_addresses, self._namespace)
-        node = view_for(self._config, self._node, local)
-        first = not self._written
-        look = look or first
+        node = view_for(self._config, self._node, partial(local_addresses, self._namespace))
+        look = look or not self._written
         rival = foreign.find_kube_proxy(self._namespace) if look else KubeProxy()
-        if first and not self._take_over:
+        if not self._written and not self._take_over:
             foreign.refuse(rival, self._namespace)
         engine = self._engine or self._open(node)
-        turned = node != engine.planner.node
-        owed, self._flows.owed = self._flows.owed, True  # by a write that fails half-way
+        owed = self._flows.owed or node != engine.planner.node
+        self._flows.owed = True  # by a write that fails half-way
         applied = self._write(engine, node, look=look)
         self._written = True
         # While rules of ours were not what they should be, flows of any Service may have begun.
         amiss = applied.observed and bool(applied.changes)
-        self._flows.owed = owed or turned or amiss
+        self._flows.owed = owed or amiss
         after = FollowUp()
         if look:
-            after.set_parameters(self._namespace, node)
-            self._notes = remarks(engine, self._config, self._namespace)
-            # From then on only what is nobody else's: a kube-proxy that came has the same chains.
-            if self._to_retire or not rival:
-                self._to_retire = not after.retire(self._leftovers)
-        if look and self._to_take_over:
-            self._to_take_over = not after.take_over(self._namespace, rival)
-            rival = KubeProxy()  # one that was to be taken over is none; one that goes on is
+            rival = self._follow_up(after, engine, rival)
         everything = look and self._flows.owed
         took = self._flows.clean(engine.planner, applied, after, everything=everything)
         self._flows.owed |= amiss
         return Kept(
             node=node,
-            turned=turned,
-            changes=applied.changes,
-            replanned=applied.replanned,
-            refused=applied.refused,
+            applied=applied,
+            after=after,
             collisions=engine.planner.collisions,
             health_checks=engine.planner.health_checks,
-            observed=applied.observed,
-            mended=applied.mended,
-            disturbed=applied.disturbed,
-            also=tuple(after.also),
-            flows=tuple(after.flows),
-            failures=tuple(after.failures),
             notes=self._notes,
             rules=engine.rules,
             conflicts=engine.conflicts,
@@ -207,6 +171,18 @@ class Keeper:
         engine = open_engine(self._config.mode, self._namespace, node, vouch=self._vouch)
         self._engine = self._stack.enter_context(engine)
         return engine
+
+    def _follow_up(self, after: FollowUp, engine: Engine, rival: KubeProxy) -> KubeProxy:
+        """Do what a look does besides rules and flows; returns who is a rival still."""
+        after.set_parameters(self._namespace, engine.planner.node)
+        self._notes = remarks(engine, self._config, self._namespace)
+        # From then on only what is nobody else's: a kube-proxy that came has the same chains.
+        if self._to_retire or not rival:
+            self._to_retire = not after.retire(self._leftovers)
+        if self._to_take_over:
+            self._to_take_over = not after.take_over(self._namespace, rival)
+            return KubeProxy()  # one that was to be taken over is none; one that goes on is
+        return rival
 
     def _leftovers(self) -> tuple[Leftover, ...]:
         self._others = self._others or OtherModes(self._config.mode, self._namespace)

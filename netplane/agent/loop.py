@@ -187,17 +187,17 @@ class Loop:
         # The ports first: who is told that all is well may ask them at once.
         ports = await parts.checks.update(kept.health_checks, bind_addresses(kept.node))
         # What failed before is made good by looks, too.
-        repaired = bool(kept.mended) and self._passes > 0 and not self._pacer.retrying
-        fresh = parts.ledger.settled(kept.refused, kept.collisions)
+        repaired = bool(kept.applied.mended) and self._passes > 0 and not self._pacer.retrying
+        fresh = parts.ledger.settled(kept.applied.refused, kept.collisions)
         parts.health.verified()
         if repaired:
             parts.health.repaired()
         elif look:
             parts.health.undisturbed()
         parts.health.rival(kept.rival)
-        if kept.disturbed:
+        if kept.applied.disturbed:
             self._touched.set()
-        self._pacer.passed(seconds, again=bool(kept.failures or kept.refused))
+        self._pacer.passed(seconds, again=bool(kept.after.failures or kept.applied.refused))
         self._measures.passed(kept, seconds, at=now)
         self._tell(kept, fresh, seconds, repaired=repaired)
         triggered, self._triggered = self._triggered, []
@@ -215,23 +215,25 @@ class Loop:
         """Say in words what a pass did."""
         journal = self._parts.journal
         if repaired:
-            self._measures.repaired(kept.mended, seconds)
+            self._measures.repaired(kept.applied.mended, seconds)
             journal.warning(
                 "repaired",
                 "rules had been changed by somebody else, and are repaired",
                 seconds=seconds,
             )
-        if kept.changes and (kept.replanned or not repaired):
-            journal.info("written", "rules written", services=len(kept.replanned), seconds=seconds)
+        if kept.applied.changes and (kept.applied.replanned or not repaired):
+            journal.info(
+                "written", "rules written", services=len(kept.applied.replanned), seconds=seconds
+            )
         # With the first pass this is to be expected; later, somebody has been there.
         also = journal.warning if self._passes > 1 else journal.info
-        for line in kept.also:
+        for line in kept.after.also:
             also("also", line)
-        for flow in kept.flows:
+        for flow in kept.after.flows:
             journal.info("flow-deleted", "a stale UDP flow was deleted", flow=str(flow))
-        for failure in kept.failures:
+        for failure in kept.after.failures:
             journal.warning("step-failed", "a step after the rules failed", reason=failure)
-        for name, words in kept.refused.items():
+        for name, words in kept.applied.refused.items():
             journal.error(
                 "kernel-refused", "the kernel refused a Service", service=str(name), reason=words
             )

@@ -99,41 +99,20 @@ async def _until_told(settings: Settings, namespace: Namespace, held: socket.soc
 
 async def _keep(settings: Settings, namespace: Namespace, held: socket.socket) -> None:
     config = settings.config
-    level = logging.INFO if settings.verbose else logging.WARNING
     metrics = Metrics(
         config.mode, watch_age=lambda: health.watch_age, top_services=settings.top_services
     )
     metrics.build.labels(netplane.__version__, config.mode).set(1)
-    journal = Journal(
-        _say,
-        CLOCKS,
-        json=settings.log_json,
-        level=level,
-        on_drop=lambda kind: metrics.log_messages_dropped.labels(kind).inc(),
-    )
+    journal = _journal(settings, metrics)
     source = settings.make_source(journal, metrics)
-    health = Health(
-        families=tuple(Family),
-        period=config.sync_period,
-        last_heard=lambda: source.last_heard,
-        clocks=CLOCKS,
-        watch_bound=max(source.patience, 2 * config.sync_period),
-        fault=lambda: source.fault,
-    )
+    health = _health(config, source)
     ledger = Ledger()
     teller = Teller(config, source, health, ledger)
     with (
         bridged(journal),
         Lookout(namespace, config.mode) as lookout,
         _keeper(settings, namespace, lookout) as keeper,
-        Tallies(
-            config.mode,
-            settings.netns,
-            metrics,
-            clocks=CLOCKS,
-            journal=journal,
-            limit=settings.top_services,
-        ) as tallies,
+        _tallies(settings, metrics, journal) as tallies,
     ):
         parts = Parts(
             source=source,
@@ -149,6 +128,38 @@ async def _keep(settings: Settings, namespace: Namespace, held: socket.socket) -
         )
         async with _servers(config, namespace, health, metrics, tallies), teller.answering(held):
             await Loop(parts, Pace(config.sync_period, config.min_sync_period)).run()
+
+
+def _journal(settings: Settings, metrics: Metrics) -> Journal:
+    return Journal(
+        _say,
+        CLOCKS,
+        json=settings.log_json,
+        level=logging.INFO if settings.verbose else logging.WARNING,
+        on_drop=lambda kind: metrics.log_messages_dropped.labels(kind).inc(),
+    )
+
+
+def _health(config: Config, source: Source) -> Health:
+    return Health(
+        families=tuple(Family),
+        period=config.sync_period,
+        last_heard=lambda: source.last_heard,
+        clocks=CLOCKS,
+        watch_bound=max(source.patience, 2 * config.sync_period),
+        fault=lambda: source.fault,
+    )
+
+
+def _tallies(settings: Settings, metrics: Metrics, journal: Journal) -> Tallies:
+    return Tallies(
+        settings.config.mode,
+        settings.netns,
+        metrics,
+        clocks=CLOCKS,
+        journal=journal,
+        limit=settings.top_services,
+    )
 
 
 def _keeper(settings: Settings, namespace: Namespace, lookout: Lookout) -> Keeper:

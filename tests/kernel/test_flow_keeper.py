@@ -82,7 +82,7 @@ def _kept(keeper: Keeper, change: ClusterChange | None = None, *, look: bool = F
     if change is not None:
         keeper.take(change)
     kept = keeper.keep(look=look)
-    assert kept.failures == ()
+    assert kept.after.failures == []
     return kept
 
 
@@ -93,9 +93,9 @@ def test_a_flow_follows_its_service(node: Namespace, config: Config) -> None:
         ask()
         assert _answering(node) == ["10.244.1.7"]
         kept = _kept(keeper, cluster_change(state, _ends("10.244.1.7", "10.244.1.8")))
-        assert kept.flows == (), "an endpoint more is no reason to end a flow"
+        assert kept.after.flows == [], "an endpoint more is no reason to end a flow"
         kept = _kept(keeper, cluster_change(state, _ends("10.244.1.8")))
-        assert [flow.answers for flow in kept.flows] == ["10.244.1.7"]
+        assert [flow.answers for flow in kept.after.flows] == ["10.244.1.7"]
         assert Family.IPV4 in kept.flow_seconds
         ask()
         assert _answering(node) == ["10.244.1.8"]
@@ -122,7 +122,7 @@ def test_a_flow_to_a_deleted_service_is_ended(node: Namespace, config: Config) -
         for kind, name in (("Service", "dns"), ("EndpointSlice", "dns-ipv4")):
             state.delete(ObjectKey(kind, "default", name))
         kept = _kept(keeper, state.take())
-        assert [flow.answers for flow in kept.flows] == ["10.244.1.7"]
+        assert [flow.answers for flow in kept.after.flows] == ["10.244.1.7"]
         assert _answering(node) == []
 
 
@@ -136,9 +136,9 @@ def test_a_packet_on_its_way_while_the_rules_changed_is_found_by_the_next_look(
         _kept(keeper, cluster_change(state, _ends("10.244.1.8")))
         _translated_late(node)
         assert _answering(node) == ["10.244.1.7"]
-        assert _kept(keeper).flows == (), "without a change nothing is judged"
+        assert _kept(keeper).after.flows == [], "without a change nothing is judged"
         kept = _kept(keeper, look=True)
-        assert [flow.answers for flow in kept.flows] == ["10.244.1.7"]
+        assert [flow.answers for flow in kept.after.flows] == ["10.244.1.7"]
         assert _kept(keeper, look=True).flow_seconds == {}, "nothing is owed any more"
 
 
@@ -162,7 +162,7 @@ def test_a_flow_that_began_while_the_rules_were_gone_is_ended(
         ask()
         assert _answering(node) == [_DNS], "nobody translated it"
         kept = _kept(keeper, look=True)
-        assert [flow.answers for flow in kept.flows] == [_DNS]
+        assert [flow.answers for flow in kept.after.flows] == [_DNS]
         ask()
         assert _answering(node) == ["10.244.1.7"]
 
@@ -194,7 +194,7 @@ def test_a_flow_that_began_when_half_was_written_is_ended(
         program.unlink()
         _kept(keeper, ends(7))
         kept = _kept(keeper, look=True)
-        assert [flow.answers for flow in kept.flows] == ["10.244.1.8"]
+        assert [flow.answers for flow in kept.after.flows] == ["10.244.1.8"]
         assert _kept(keeper, look=True).flow_seconds == {}, "nothing is owed any more"
 
 

@@ -53,7 +53,7 @@ def _inhabited(netns: Namespace) -> list[str]:
 def _with_rules_of_iptables(netns: Namespace) -> None:
     with Keeper(netns, _config("iptables")) as keeper:
         keeper.take(cluster_change(ClusterState("node-1"), *_web("10.244.1.7")))
-        assert keeper.keep(look=True).failures == ()
+        assert keeper.keep(look=True).after.failures == []
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -66,7 +66,7 @@ def test_a_look_looks_though_something_has_changed_too(netns: Namespace, mode: M
             keeper.take(cluster_change(state, *_web(address)))
             keeper.keep(look=False)
         keeper.take(cluster_change(state, *_web("10.244.1.9")))
-        assert not keeper.keep(look=True).mended, "nobody has done anything"
+        assert not keeper.keep(look=True).applied.mended, "nobody has done anything"
         keeper.take(cluster_change(state, *_web("10.244.1.7")))
         keeper.keep(look=False)
         whole = meaning(netns)
@@ -75,12 +75,12 @@ def test_a_look_looks_though_something_has_changed_too(netns: Namespace, mode: M
         run_tool(flush.split(), inside=netns)
         keeper.take(cluster_change(state, *_web("10.244.1.7")))
         kept = keeper.keep(look=True)
-        assert kept.observed
-        assert kept.mended == {Family.IPV4}, (
+        assert kept.applied.observed
+        assert kept.applied.mended == {Family.IPV4}, (
             "though in nftables mode the change itself came upon it"
         )
         assert meaning(netns) == whole
-        assert not keeper.keep(look=True).changes
+        assert not keeper.keep(look=True).applied.changes
 
 
 def test_what_is_not_known_of_the_node_is_told_as_long_as_it_matters(netns: Namespace) -> None:
@@ -106,29 +106,31 @@ def test_a_step_that_fails_costs_changes_nothing(netns: Namespace, programs: Pat
     with Keeper(netns, _config("nftables")) as keeper:
         keeper.take(cluster_change(state, *_web("10.244.1.7")))
         first = keeper.keep(look=True)
-        assert first.changes
-        assert any("out of order" in failure for failure in first.failures), first.failures
+        assert first.applied.changes
+        assert any("out of order" in failure for failure in first.after.failures), (
+            first.after.failures
+        )
         assert first.flow_seconds
 
         keeper.take(cluster_change(state, *_web("10.244.1.8")))
         changed = keeper.keep(look=False)
-        assert changed.changes
-        assert not changed.failures
+        assert changed.applied.changes
+        assert not changed.after.failures
         assert not changed.flow_seconds, "no UDP Service has changed"
 
         run_tool(["nft", "add", *_TABLE.split()], inside=netns)
         beside = keeper.keep(look=True)
         assert "kube-proxy" in beside.rival, "one that comes later is told, and ends nothing"
-        assert beside.failures
+        assert beside.after.failures
         run_tool(["nft", "delete", *_TABLE.split()], inside=netns)
 
         broken.unlink()
         last = keeper.keep(look=True)
-        assert not last.failures
+        assert not last.after.failures
         assert last.rival == ""
-        assert any("iptables" in line for line in last.also), last.also
+        assert any("iptables" in line for line in last.after.also), last.after.also
         assert _inhabited(netns) == ["nftables"]
-        assert keeper.keep(look=True).also == ()
+        assert keeper.keep(look=True).after.also == []
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["iptables-nft", "iptables-legacy"])
@@ -141,7 +143,7 @@ def test_rules_of_another_mode_that_come_later_are_removed(
     state = [*_web("10.244.1.8")]
     with Keeper(netns, _config(mode)) as keeper:
         keeper.take(cluster_change(ClusterState("node-1"), *_web("10.244.1.7")))
-        assert not keeper.keep(look=True).failures
+        assert not keeper.keep(look=True).after.failures
         mine = _inhabited(netns)
         whole = meaning(netns)
         with monkeypatch.context() as other:
@@ -152,11 +154,11 @@ def test_rules_of_another_mode_that_come_later_are_removed(
             apply_objects(netns, theirs, state)
         assert _inhabited(netns) != mine
         kept = keeper.keep(look=True)
-        assert not kept.failures
-        assert any("removed from" in line for line in kept.also), kept.also
+        assert not kept.after.failures
+        assert any("removed from" in line for line in kept.after.also), kept.after.also
         assert _inhabited(netns) == mine
         assert meaning(netns) == whole
-        assert keeper.keep(look=True).also == ()
+        assert keeper.keep(look=True).after.also == []
 
 
 @pytest.mark.usefixtures("programs")
@@ -167,14 +169,14 @@ def test_what_a_kubelet_or_a_kube_proxy_makes_later_stays(
     chains = ["KUBE-MARK-MASQ", "KUBE-POSTROUTING"]
     with Keeper(netns, _config("nftables")) as keeper:
         keeper.take(cluster_change(ClusterState("node-1"), *_web("10.244.1.7")))
-        assert keeper.keep(look=True).also == ()
+        assert keeper.keep(look=True).after.also == []
         for chain in chains:
             run_tool(["iptables", "-w", "5", "-t", "nat", "-N", chain], inside=netns)
-        assert keeper.keep(look=True).also == ()
+        assert keeper.keep(look=True).after.also == []
         for table, chain in (("mangle", "KUBE-PROXY-CANARY"), ("nat", "KUBE-SERVICES")):
             run_tool(["iptables", "-w", "5", "-t", table, "-N", chain], inside=netns)
         kept = keeper.keep(look=True)
-        assert kept.also == ()
+        assert kept.after.also == []
         assert "KUBE-PROXY-CANARY" in kept.rival
         for chain in (*chains, "KUBE-SERVICES"):
             run_tool(["iptables", "-w", "5", "-t", "nat", "-S", chain], inside=netns)
@@ -189,12 +191,14 @@ def test_a_take_over_that_fails_is_tried_again_and_then_over(
     with Keeper(netns, _config("nftables"), take_over=True) as keeper:
         keeper.take(cluster_change(ClusterState("node-1"), *_web("10.244.1.7")))
         first = keeper.keep(look=True)
-        assert any("out of order" in failure for failure in first.failures), first.failures
+        assert any("out of order" in failure for failure in first.after.failures), (
+            first.after.failures
+        )
         assert first.rival == "", "it is being taken over"
         broken.unlink()
         second = keeper.keep(look=True)
-        assert not second.failures
-        assert any("KUBE-PROXY-CANARY" in line for line in second.also), second.also
+        assert not second.after.failures
+        assert any("KUBE-PROXY-CANARY" in line for line in second.after.also), second.after.also
         run_tool(chain, inside=netns)
         assert "KUBE-PROXY-CANARY" in keeper.keep(look=True).rival
 
@@ -207,4 +211,4 @@ def test_before_the_first_rules_a_kube_proxy_is_left_alone(netns: Namespace) -> 
             keeper.keep(look=False)
         assert _inhabited(netns) == []
         run_tool(["nft", "delete", *_TABLE.split()], inside=netns)
-        assert keeper.keep(look=False).changes
+        assert keeper.keep(look=False).applied.changes

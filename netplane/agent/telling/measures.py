@@ -48,18 +48,18 @@ class Measures:
         metrics = self._metrics
         for index, view in enumerate(kept.node.families):
             family, label = view.family, family_label(view.family)
-            metrics.synced(family, seconds=seconds, full=kept.observed, at=at)
-            flows = of_family(tuple(flow.destination for flow in kept.flows), family)
+            metrics.synced(family, seconds=seconds, full=kept.applied.observed, at=at)
+            flows = of_family(tuple(flow.destination for flow in kept.after.flows), family)
             if (took := kept.flow_seconds.get(family)) is not None:
                 metrics.conntrack_deleted(family, len(flows), took)
-            if kept.changes:
+            if kept.applied.changes:
                 metrics.transactions.labels(label, "committed").inc()
-            if kept.refused:
+            if kept.applied.refused:
                 metrics.transactions.labels(label, "refused").inc()
             if conflicts := kept.conflicts - self._conflicts:
                 metrics.transactions.labels(label, "conflict").inc(conflicts)
                 metrics.generation_conflicts.labels(label).inc(conflicts)
-            for change in kept.replanned:
+            for change in kept.applied.replanned:
                 self._count(label, change.before, index, -1)
                 self._count(label, change.after, index, 1)
             for policy in _POLICIES:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
 
 from netplane.agent.keeper import Kept
 from netplane.agent.telling.measures import Measures
 from netplane.agent.telling.metrics import Metrics
-from netplane.apply.engine import RuleCount
+from netplane.apply.engine import Applied, RuleCount
 from netplane.apply.flows import Flow
+from netplane.apply.follow_up import FollowUp
 from netplane.core.model.address import Family
 from netplane.core.model.service import Protocol, ServiceName
 from netplane.core.plan.changes import Changes
@@ -32,18 +36,19 @@ def measures(metrics: Metrics) -> Measures:
     return Measures(metrics)
 
 
-def _kept(**told: object) -> Kept:
-    kept = {
-        "node": _NODE,
-        "changes": Changes(),
-        "replanned": (),
-        "refused": {},
-        "collisions": (),
-        "health_checks": (),
-        "observed": False,
-        "turned": False,
-    }
-    return Kept(**(kept | told))  # type: ignore[arg-type]
+def _kept(*flows: Flow, applied: Applied | None = None, **told: Any) -> Kept:
+    return Kept(
+        node=_NODE,
+        applied=applied or _applied(),
+        after=FollowUp(flows=[*flows]),
+        collisions=(),
+        health_checks=(),
+        **told,
+    )
+
+
+def _applied(*, refused: Mapping[ServiceName, str] | None = None, **told: Any) -> Applied:
+    return Applied(changes=Changes(), refused=refused or {}, **told)
 
 
 def _value(metrics: Metrics, name: str, **labels: str) -> float | None:
@@ -54,7 +59,7 @@ def _value(metrics: Metrics, name: str, **labels: str) -> float | None:
 def test_a_pass_is_timed_as_what_it_was(
     measures: Measures, metrics: Metrics, observed: bool, kind: str
 ) -> None:
-    measures.passed(_kept(observed=observed), 0.25, at=1234.0)
+    measures.passed(_kept(applied=_applied(observed=observed)), 0.25, at=1234.0)
     for part, count in (("full", None), ("partial", None), (kind, 1)):
         name = f"kubeproxy_sync_{part}_proxy_rules_duration_seconds_count"
         if count:
@@ -67,7 +72,7 @@ def test_flows_are_counted_in_their_family_and_timed_where_they_were_read(
     measures: Measures, metrics: Metrics
 ) -> None:
     flow = Flow("10.244.1.9", 4000, "172.30.0.53", 53, "10.244.1.7", 53, 1, 0)
-    measures.passed(_kept(flows=(flow,), flow_seconds={Family.IPV4: 0.002}), 9.0, at=0.0)
+    measures.passed(_kept(flow, flow_seconds={Family.IPV4: 0.002}), 9.0, at=0.0)
     name = "kubeproxy_conntrack_reconciler_sync_duration_seconds"
     assert _value(metrics, f"{name}_sum") == 0.002, "not the time of the whole pass"
     assert _value(metrics, f"{name}_count", ip_family="IPv6") is None
@@ -94,7 +99,7 @@ def test_rules_of_each_table(measures: Measures, metrics: Metrics) -> None:
 def test_how_a_write_ended(measures: Measures, metrics: Metrics) -> None:
     measures.failed(_BOTH, full=True)
     measures.failed(_BOTH, full=False)
-    measures.passed(_kept(refused={_WEB: "no"}), 0.1, at=0.0)
+    measures.passed(_kept(applied=_applied(refused={_WEB: "no"})), 0.1, at=0.0)
     ended = {r: _value(metrics, "netplane_transactions_total", result=r) for r in _RESULTS}
     assert ended == {"committed": 0, "refused": 1, "conflict": 0, "failed": 2}
     proxy = "kubeproxy_sync_proxy_rules_iptables"
@@ -124,7 +129,8 @@ def test_ports_without_a_local_endpoint_follow_the_changes(
         (lacking, lacking, 1),
         (lacking, nothing, 0),
     ):
-        measures.passed(_kept(replanned=(Replanned(_WEB, before, after),)), 0.1, at=0.0)
+        replanned = (Replanned(_WEB, before, after),)
+        measures.passed(_kept(applied=_applied(replanned=replanned)), 0.1, at=0.0)
         assert _value(metrics, _LOCAL, traffic_policy="internal") == wanted
         assert _value(metrics, _LOCAL, traffic_policy="external") == 0
 
