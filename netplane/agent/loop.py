@@ -64,6 +64,7 @@ class Loop:
         self._measures = Measures(parts.metrics)
         self._touched = asyncio.Event()  # the kernel has to be looked at
         self._passes = 0
+        self._failing = False
         self._started = parts.clocks.wall()
         self._triggered: list[float] = []  # when what is not verified yet was changed
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="keeper")
@@ -173,6 +174,7 @@ class Loop:
         """Try again soon; what was owed is owed still."""
         parts = self._parts
         again = self._pacer.failed()
+        self._failing = True
         parts.health.failed(str(exc))
         parts.ledger.failed()
         parts.journal.error(
@@ -204,6 +206,8 @@ class Loop:
         self._measures.programmed(parts.keeper.families, [now - at for at in triggered])
         self._measures.owed(parts.ledger)
         self._passes += 1
+        self._tell_turn(seconds)
+        ports = await parts.checks.update(kept.health_checks, bind_addresses(kept.node))
         self._remark(kept.notes, ports)
         if self._passes == 1:
             parts.notifier.ready()
@@ -253,6 +257,18 @@ class Loop:
                 if line not in ledger.remarks:
                     journal.warning(kind, line)
         ledger.remarks = (*notes, *ports)
+
+    def _tell_turn(self, seconds: float) -> None:
+        """Say that the rules are written for the first time, or again after failures."""
+        parts = self._parts
+        if self._passes == 1:
+            refused = len(parts.ledger.problems)
+            parts.journal.notice(
+                "in-step", "the rules are written", refused=refused, seconds=seconds
+            )
+        elif self._failing:
+            parts.journal.notice("written-again", "the rules could be written again")
+        self._failing = False
 
     def _tell_refused(self, problems: tuple[Problem, ...]) -> None:
         for problem in problems:

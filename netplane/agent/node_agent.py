@@ -28,7 +28,7 @@ from netplane.agent.telling.health import Health
 from netplane.agent.telling.health_checks import HealthChecks
 from netplane.agent.telling.ledger import Ledger
 from netplane.agent.telling.listening import places, serve
-from netplane.agent.telling.logs import Journal, bridged
+from netplane.agent.telling.logs import NOTICE, Journal, bridged
 from netplane.agent.telling.metrics import Metrics
 from netplane.agent.telling.systemd import Notifier
 from netplane.agent.telling.tallies import Tallies
@@ -127,6 +127,13 @@ async def _keep(settings: Settings, namespace: Namespace, held: socket.socket) -
             clocks=CLOCKS,
         )
         async with _servers(config, namespace, health, metrics, tallies), teller.answering(held):
+            journal.notice(
+                "started",
+                "the agent has started",
+                version=netplane.__version__,
+                mode=config.mode,
+                node=config.node_name,
+            )
             await Loop(parts, Pace(config.sync_period, config.min_sync_period)).run()
 
 
@@ -135,7 +142,7 @@ def _journal(settings: Settings, metrics: Metrics) -> Journal:
         _say,
         CLOCKS,
         json=settings.log_json,
-        level=logging.INFO if settings.verbose else logging.WARNING,
+        level=logging.INFO if settings.verbose else NOTICE,
         on_drop=lambda kind: metrics.log_messages_dropped.labels(kind).inc(),
     )
 

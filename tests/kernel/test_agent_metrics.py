@@ -78,6 +78,7 @@ def _fail_once(agent: AgentProcess, mode: str, folder: Path) -> None:
         _write(folder, "10.244.1.7", "10.244.1.8")
         agent.until(lambda: "could not be written" in agent.said)
     agent.until(lambda: "10.244.1.8" in ruleset(agent.namespace))
+    agent.until(lambda: "written again" in agent.said)
 
 
 def _damage(agent: AgentProcess, mode: str) -> None:

@@ -53,6 +53,8 @@ def test_it_says_ready_once_the_rules_are_there(netns: Namespace, tmp_path: Path
                 heard = said.count("WATCHDOG=1")
                 running.until(lambda: hears("") or said.count("WATCHDOG=1") > heard + 2)
                 assert any(line.startswith("STATUS=") for line in said)
+                assert running.said.startswith("netplane: notice: the agent has started")
+                assert running.said.count("kind=in-step") == 1, "said though -v was not"
         eventually(lambda: hears("STOPPING=1"))
 
 

@@ -19,7 +19,14 @@ from typing import NamedTuple
 from netplane.agent.clocks import Clocks
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,\[\]-]+\Z")  # a value that needs no quotes
-_LEVELS = {logging.INFO: "info", logging.WARNING: "warning", logging.ERROR: "error"}
+#: Between ``logging``'s INFO and WARNING: said without -v, too, and nothing to see to.
+NOTICE = 25
+_LEVELS = {
+    logging.INFO: "info",
+    NOTICE: "notice",
+    logging.WARNING: "warning",
+    logging.ERROR: "error",
+}
 
 
 class Rate(NamedTuple):
@@ -88,6 +95,10 @@ class Journal:
     def info(self, kind: str, message: str, **fields: object) -> None:
         """What only -v wants to hear."""
         self.say(logging.INFO, kind, message, **fields)
+
+    def notice(self, kind: str, message: str, **fields: object) -> None:
+        """A turn in the agent's life, so that a log tells when it began and was well again."""
+        self.say(NOTICE, kind, message, **fields)
 
     def warning(self, kind: str, message: str, **fields: object) -> None:
         """What somebody should know although the agent goes on."""

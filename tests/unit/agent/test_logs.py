@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from netplane.agent.clocks import Clocks
-from netplane.agent.telling.logs import Bridge, Journal, Rate, bridged
+from netplane.agent.telling.logs import NOTICE, Bridge, Journal, Rate, bridged
 
 _HOSTILE = 'x"\n\x1b[2J\u202e\\ y\ud800'
 
@@ -63,6 +63,13 @@ def test_foreign_text_stays_in_its_place(as_json: bool) -> None:
         assert json.loads(line)["name"] == _HOSTILE
     else:
         assert line.endswith(r'name="x\"\n\x1b[2J\u202e\\ y\ud800"')
+
+
+def test_a_notice_is_said_where_no_detail_is_wanted() -> None:
+    sink = Sink(level=NOTICE)
+    sink.journal.info("written", "rules written")
+    sink.journal.notice("started", "the agent has started", mode="nftables")
+    assert sink.lines == ["netplane: notice: the agent has started kind=started mode=nftables"]
 
 
 def test_a_message_less_than_the_level_costs_nothing() -> None:
