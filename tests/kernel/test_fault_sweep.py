@@ -49,6 +49,8 @@ FILE_CALLS = frozenset(
     | {"mprotect", "munmap", "newfstatat", "openat", "pread64", "read", "readlink"}
     | {"rt_sigaction", "rt_sigprocmask"}
 )
+# How often a thread waits is another number in each run: of a few samples, one might never come.
+WAITS = frozenset({"futex", "poll", "wait4"})
 KILL = "SIGKILL"
 ENOUGH = 40  # faults of one kind and stage, spread over the hundreds of calls that commands make
 
@@ -133,4 +135,5 @@ def test_some_errors(stage: Stage) -> None:
 def test_some_kills(stage: Stage, count: int) -> None:
     tree = not stage.is_engine
     with Sweep(stage) as sweep:
-        disturb(sweep, spread(kills(sweep.undisturbed(tree=tree), tree=tree), count))
+        faults = kills(sweep.undisturbed(tree=tree), tree=tree)
+        disturb(sweep, spread([f for f in faults if f.call.name not in WAITS], count))
