@@ -20,7 +20,7 @@ import msgspec
 
 from netplane.agent.changes import ClusterChange
 from netplane.agent.flow_keeper import FlowKeeper
-from netplane.agent.remarks import remarks
+from netplane.agent.remarks import Remarks
 from netplane.apply import foreign
 from netplane.apply.addresses import local_addresses
 from netplane.apply.engine import Applied, Engine, RuleCount, told_with
@@ -98,6 +98,7 @@ class Keeper:
         # What is done once, after the first rules; where it fails, the next look tries again.
         self._to_retire = True
         self._others: OtherModes | None = None
+        self._remarks = Remarks(config, namespace)
         self._notes: tuple[str, ...] = ()
         self._to_take_over = take_over
         self._flows = FlowKeeper(namespace)
@@ -175,7 +176,7 @@ class Keeper:
     def _follow_up(self, after: FollowUp, engine: Engine, rival: KubeProxy) -> KubeProxy:
         """Do what a look does besides rules and flows; returns who is a rival still."""
         after.set_parameters(self._namespace, engine.planner.node)
-        self._notes = remarks(engine, self._config, self._namespace)
+        self._notes = self._remarks.make(engine)
         # From then on only what is nobody else's: a kube-proxy that came has the same chains.
         if self._to_retire or not rival:
             self._to_retire = not after.retire(self._leftovers)
@@ -192,6 +193,7 @@ class Keeper:
         """Hand over what has changed; from then on it is the engine that owes it."""
         observed = False
         if node != engine.planner.node:
+            self._remarks.planned_anew()
             self._untold = told_with(self._untold, engine.turn_to(node))
         services, self._services = self._services, {}
         slices, self._slices = self._slices, {}
@@ -204,4 +206,6 @@ class Keeper:
             self._untold = told_with(self._untold, engine.verify())
         applied, self._untold = self._untold, None
         assert applied is not None, "there was a change or a look"
+        if applied.replanned:
+            self._remarks.planned_anew()
         return applied

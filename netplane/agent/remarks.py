@@ -14,17 +14,34 @@ from netplane.core.plan.plan import Plan, notes_of
 from netplane.errors import ApplyError
 
 
-def remarks(engine: Engine, config: Config, namespace: Namespace) -> tuple[str, ...]:
-    """What had to be left out, and what is not as the configuration asks, in words."""
-    return (*engine.notes, *_of_node(engine), *_of_kernel(config, namespace))
+class Remarks:
+    """Makes the remarks, again and again.
+
+    Args:
+        config: Checked configuration.
+        namespace: Where, entered.
+    """
+
+    def __init__(self, config: Config, namespace: Namespace) -> None:
+        self._config = config
+        self._namespace = namespace
+        self._of_node: tuple[str, ...] | None = None
+
+    def planned_anew(self) -> None:
+        """A Service, or the node, is planned for in another way than it was."""
+        self._of_node = None
+
+    def make(self, engine: Engine) -> tuple[str, ...]:
+        """What had to be left out, and what is not as the configuration asks, in words."""
+        if self._of_node is None:
+            self._of_node = tuple(_of_node(engine))
+        return (*engine.notes, *self._of_node, *_of_kernel(self._config, self._namespace))
 
 
 def _of_node(engine: Engine) -> Iterator[str]:
     """What of the node is not known, and matters to a Service that is there."""
     if any(_lacks(view) for view in engine.planner.node.families):
-        plan = (
-            engine.planner.plan()
-        )  # costs all Services, so it is made where it may say something
+        plan = engine.planner.plan()  # of all Services
         yield from notes_of(plan)
         yield from _without_detector(plan)
 
