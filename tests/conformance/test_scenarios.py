@@ -32,7 +32,7 @@ RUNS: dict[str, tuple[Mode, Variant]] = {
 _PLAN_ALONE = frozenset({"topology", "slices", "terminating", "ownership", "healthcheck"})
 _ONE_MODE = _PLAN_ALONE - {"healthcheck"}  # iptables mode lets its ports in by rules
 # Where the variants of iptables could differ: what the kernel does with the rules.
-_KERNELS_OWN = frozenset({"nodeport", "loadbalancer", "masquerade", "affinity", "etp"})
+_KERNELS_OWN = frozenset({"nodeport", "masquerade", "affinity"})
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -69,9 +69,12 @@ def _worth(scenario: Scenario, run: str) -> list[tuple[pytest.MarkDecorator, ...
     usual = True
     if run.endswith("-agent"):
         says_more = says_more and is_about_an_agent(scenario)
-        # An agent alone opens ports, deletes flows while it goes on, and can be restarted.
-        usual = category in {"healthcheck", "conntrack"} or any(
-            step.restart for step in scenario.steps
+        # An agent alone opens ports, deletes flows while it goes on, and can be restarted. Flows
+        # are the same in both modes.
+        usual = (
+            category == "healthcheck"
+            or (category == "conntrack" and run == "nftables-agent")
+            or any(step.restart for step in scenario.steps)
         )
     elif run == "iptables-legacy":
         says_more = says_more and category not in _PLAN_ALONE
