@@ -22,7 +22,7 @@ _CREDENTIALS = struct.Struct("=iII")  # struct ucred: pid, uid, gid
 
 @contextlib.contextmanager
 def sole_agent(namespace: Namespace) -> Iterator[socket.socket]:
-    """Be the namespace's agent while the context lasts; the socket listens (``telling``).
+    """Be the namespace's agent while the context lasts; the socket listens (``telling.teller``).
 
     Raises:
         BusyError: Another process is; the message names it.

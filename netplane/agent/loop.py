@@ -207,7 +207,6 @@ class Loop:
         self._measures.owed(parts.ledger)
         self._passes += 1
         self._tell_turn(seconds)
-        ports = await parts.checks.update(kept.health_checks, bind_addresses(kept.node))
         self._remark(kept.notes, ports)
         if self._passes == 1:
             parts.notifier.ready()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from netplane.apply.nfnetlink.commit import Vouch
     from netplane.core.plan.node import NodeView
 
-# The values of iptables_tools.Variant, which nftables mode has no need to import.
+# The values of iptables.programs.Variant, which nftables mode has no need to import.
 _NFT = "nft"
 _LEGACY = "legacy"
 _LEGACY_LISTINGS = ("ip_tables_names", "ip6_tables_names")

@@ -23,8 +23,7 @@ def command(ctx: click.Context, /, **_: object) -> int:
 
 
 def _cleanup(call: options.Call) -> int:
-    from netplane.apply import foreign
-    from netplane.apply.modes import open_all, open_inhabited
+    from netplane.apply.cleanup import cleanup
     from netplane.apply.netns import Namespace
     from netplane.apply.privilege import require_net_admin
     from netplane.cli import log
@@ -34,16 +33,12 @@ def _cleanup(call: options.Call) -> int:
     removed: list[str] = []
     try:
         with Namespace(call.netns) as namespace:
-            kube_proxy = foreign.find_kube_proxy(namespace)
             warn_of_agent(namespace)
-            leave = kube_proxy.holds_chains and not call.take_over
-            for name, dataplane in open_inhabited(namespace) if leave else open_all(namespace):
-                if leave and name != "nftables":
-                    log.warn(f"{name}: the chains are left to a kube-proxy, {kube_proxy}")
-                    continue
-                removed += [f"{name}: {text}" for text in dataplane.cleanup()]
-            if call.take_over:
-                removed += foreign.take_over(namespace, kube_proxy)
+            for step in cleanup(namespace, take_over=call.take_over):
+                if step.left:
+                    log.warn(step.text)
+                else:
+                    removed.append(step.text)
     except NetplaneError:
         if removed:  # it is gone, although something failed later
             _print(call, removed)

@@ -1,6 +1,6 @@
 """The list/watch protocol of a Kubernetes API server as a state machine: bytes in, changes out.
 
-No socket, no clock but the one given. Whoever drives it (``api_source``, or a test) repeats:
+No socket, no clock but the one given. Whoever drives it (``api.source``, or a test) repeats:
 
     request = machine.request()            what to ask, and how long to wait before
     machine.opened()                       an answer with status 200 has begun

@@ -1,7 +1,7 @@
 """Checking a machine: what stops netplane, what will surprise, and what to do about each.
 
 A check is a function from an ``Examination`` to findings; it reads, and where it must try
-something it does so in a network namespace of its own (``doctor_trial``).
+something it does so in a network namespace of its own (``trial``).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The nftables mode of a process that goes on: a change costs what changed, at any size.
 
-    change   one Service or slice -> its plan -> its elements -> one netlink transaction
+    change   one Service or slice -> its plan -> its elements -> one or a few netlink transactions
     verify   the ruleset's generation -> nothing, or everything is observed
 
 The ruleset's generation is the lock. While nobody else writes, or somebody vouches for who did,

@@ -1,7 +1,7 @@
 """The nftables mode in a network namespace: observe, compare, write.
 
-Only our own tables are ever read. What is there is told by ``nftables_observe``, what differs goes
-to the kernel through ``nftables_write``; nft is started where neither can do without it.
+Only our own tables are ever read. What is there is told by ``observe``, what differs goes to the
+kernel through ``write``; nft is started where neither can do without it.
 """
 
 from __future__ import annotations
